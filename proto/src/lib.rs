@@ -1,0 +1,27 @@
+//! # tidemark-proto: the wires
+//!
+//! Generated from the `.proto` files beside this crate: the public API ([`v1`], kept for years), node to node
+//! ([`internal`], one release) and region to region ([`region`], two releases). Nothing here decides anything; the crates
+//! at the edge translate by hand into the domain's types.
+//!
+//! **May not know:** any other crate of Tidemark.
+
+#![allow(missing_docs, clippy::all)]
+
+/// The public API: `tidemark.v1`.
+pub mod v1 {
+    tonic::include_proto!("tidemark.v1");
+}
+
+/// Node to node inside one region.
+pub mod internal {
+    tonic::include_proto!("tidemark.internal.v1");
+}
+
+/// Region to region.
+pub mod region {
+    tonic::include_proto!("tidemark.region.v1");
+}
+
+/// Encoded file descriptors of all services, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,180 @@
+//! Tests of the packed batch: the golden example, the limits at n-1, n and n+1, hostile bytes.
+
+use super::*;
+use proptest::prelude::*;
+
+const F: FamilyId = FamilyId(0x8000_0001);
+
+fn one_put(row: &[u8], qualifier: &[u8], version: i64, value: &[u8]) -> Result<PackedBatch> {
+    let mut b = BatchBuilder::new();
+    b.begin_row(row)?;
+    b.put(F, qualifier, version, value)?;
+    b.end_row()?;
+    Ok(b.finish().unwrap())
+}
+
+#[test]
+fn golden() {
+    let mut b = BatchBuilder::new();
+    b.begin_row(b"dev1").unwrap();
+    b.put(F, b"t", 5, b"21.5").unwrap();
+    b.delete(
+        Scope::Column {
+            family: F,
+            qualifier: b"u",
+        },
+        VersionRange::one(7),
+    )
+    .unwrap();
+    b.end_row().unwrap();
+    b.push_range_delete(
+        &RowRange {
+            start: "x".into(),
+            end: Some("y".into()),
+        },
+        VersionRange { from: 0, to: 1 },
+    )
+    .unwrap();
+    let batch = b.finish().unwrap();
+    #[rustfmt::skip]
+    let expected: &[u8] = &[
+        b'T', 1, 0, 2, 1, 1, 0, 0, 0x80,
+        0, 4, b'd', b'e', b'v', b'1', 2, 37, 0, 0, 0,
+        1, 0, 1, b't', 5, 0, 0, 0, 0, 0, 0, 0, 4, b'2', b'1', b'.', b'5',
+        2, 0, 1, b'u', 7, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0,
+        1, 1, b'x', 1, 1, b'y', 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    assert_eq!(&batch.bytes()[..batch.bytes().len() - 4], expected);
+    let sum = crc32c::crc32c(expected).to_le_bytes();
+    assert_eq!(&batch.bytes()[expected.len()..], sum);
+    assert_eq!(PackedBatch::parse(batch.bytes().clone()).unwrap(), batch);
+}
+
+#[test]
+fn limits_at_their_edges() {
+    let long = |n: usize| vec![b'k'; n];
+    for (len, good) in [
+        (limits::ROW_BYTES_MAX - 1, true),
+        (limits::ROW_BYTES_MAX, true),
+        (limits::ROW_BYTES_MAX + 1, false),
+    ] {
+        assert_eq!(one_put(&long(len), b"q", 1, b"").is_ok(), good, "row of {len}");
+    }
+    let max = limits::QUALIFIER_BYTES_MAX;
+    for (len, good) in [(max - 1, true), (max, true), (max + 1, false)] {
+        assert_eq!(one_put(b"r", &long(len), 1, b"").is_ok(), good, "qualifier of {len}");
+    }
+    let max = limits::VALUE_BYTES_MAX;
+    for (len, good) in [(max - 1, true), (max, true), (max + 1, false)] {
+        assert_eq!(one_put(b"r", b"q", 1, &long(len)).is_ok(), good, "value of {len}");
+    }
+    assert_eq!(one_put(b"", b"q", 1, b"").unwrap_err().reason(), "ROW_EMPTY");
+    assert_eq!(one_put(b"r", b"q", -2, b"").unwrap_err().reason(), "VERSION_INVALID");
+}
+
+#[test]
+fn a_row_mutation_at_its_bound() {
+    // head: kind 1 + key slice 2 + mutations 1 + length 4 = 8; a put: op, family, slice of 1, version, value length.
+    let with_second_value = |len: usize| {
+        let mut b = BatchBuilder::new();
+        b.begin_row(b"r").unwrap();
+        b.put(F, b"a", 1, &vec![0; limits::VALUE_BYTES_MAX]).unwrap();
+        b.put(F, b"b", 1, &vec![0; len]).unwrap();
+        b.end_row().map(|()| b.finish().unwrap())
+    };
+    let overhead = 8 + 2 * (1 + 1 + 2 + 8 + 4);
+    let fits = limits::ROW_MUTATION_BYTES_MAX - limits::VALUE_BYTES_MAX - overhead;
+    assert!(with_second_value(fits - 1).is_ok());
+    let batch = with_second_value(fits).unwrap();
+    assert!(PackedBatch::parse(batch.bytes().clone()).is_ok());
+    assert_eq!(with_second_value(fits + 1).unwrap_err().reason(), "ROW_TOO_LARGE");
+}
+
+#[test]
+fn too_many_rows() {
+    let mut b = BatchBuilder::new();
+    for n in 0..limits::BATCH_ROWS_MAX {
+        b.begin_row(&n.to_be_bytes()).unwrap();
+        b.put(F, b"", 1, b"").unwrap();
+        b.end_row().unwrap();
+    }
+    assert_eq!(b.begin_row(b"one more").unwrap_err().reason(), "BATCH_TOO_LARGE");
+    let batch = b.finish().unwrap();
+    assert_eq!(
+        PackedBatch::parse(batch.bytes().clone()).unwrap().rows_len(),
+        limits::BATCH_ROWS_MAX
+    );
+}
+
+#[test]
+fn a_refused_row_leaves_the_batch_as_it_was() {
+    let mut b = BatchBuilder::new();
+    b.begin_row(b"a").unwrap();
+    b.put(F, b"q", 1, b"v").unwrap();
+    b.end_row().unwrap();
+    b.begin_row(b"b").unwrap();
+    assert!(b.end_row().is_err());
+    let batch = b.finish().unwrap();
+    assert_eq!(
+        batch.rows().map(|r| r.key().to_vec()).collect::<Vec<_>>(),
+        vec![b"a".to_vec()]
+    );
+}
+
+#[test]
+fn subsets_keep_bytes_and_flags() {
+    let mut b = BatchBuilder::new();
+    for (row, version) in [(&b"a"[..], 1), (b"b", SERVER_VERSION), (b"c", 3)] {
+        b.begin_row(row).unwrap();
+        b.put(F, b"q", version, b"v").unwrap();
+        b.end_row().unwrap();
+    }
+    let batch = b.finish().unwrap();
+    assert!(batch.has_server_versions());
+    let some = batch.subset(|i| i != 1).unwrap();
+    assert!(!some.has_server_versions());
+    let again = PackedBatch::parse(some.bytes().clone()).unwrap();
+    assert_eq!(
+        again.rows().map(|r| r.key().to_vec()).collect::<Vec<_>>(),
+        vec![b"a".to_vec(), b"c".to_vec()]
+    );
+    assert!(batch.subset(|_| false).is_none());
+}
+
+#[test]
+fn a_flipped_bit_is_found() {
+    let batch = one_put(b"row", b"q", 1, b"value").unwrap();
+    for bit in 0..batch.bytes().len() * 8 {
+        let mut bytes = batch.bytes().to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        assert!(PackedBatch::parse(bytes.into()).is_err(), "bit {bit}");
+    }
+}
+
+fn with_sum(mut content: Vec<u8>) -> Bytes {
+    let sum = crc32c::crc32c(&content).to_le_bytes();
+    content.extend_from_slice(&sum);
+    content.into()
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_with_a_right_checksum_never_panic(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let mut content = MAGIC.to_vec();
+        content.extend_from_slice(&tail);
+        if let Ok(batch) = PackedBatch::parse(with_sum(content)) {
+            for row in batch.rows() {
+                if let RowRef::Mutation { mutations, .. } = row { mutations.for_each(drop) }
+            }
+        }
+    }
+
+    #[test]
+    fn mutated_good_bytes_never_panic(at in 0usize..60, byte in any::<u8>()) {
+        let batch = one_put(b"row", b"qualifier", 1, b"some value that is longer").unwrap();
+        let mut content = batch.bytes()[..batch.bytes().len() - 4].to_vec();
+        let at = at % content.len();
+        content[at] = byte;
+        let _ = PackedBatch::parse(with_sum(content));
+    }
+}

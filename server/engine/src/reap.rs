@@ -1,0 +1,283 @@
+//! Which stored facts may be forgotten: one judge for background compaction (which sees some files) and for garbage
+//! collection (which sees everything). Both engines use it.
+//!
+//! ```text
+//! for every cell, in key order:
+//!   expired for good (R10)                                              drop
+//!   beyond a version limit for good                                     drop
+//!   superseded at its coordinate, in the same era                       drop
+//!   killed by a tombstone (R4)       where versions do not count        drop
+//!                                    where they count (R11)             strip: a dead marker keeps the coordinate
+//!   superseded by a later era's fact                                    strip: it still counts in its own era
+//! a tombstone: only if everything was seen and its stamp is at or below the stable cut (R12)
+//! ```
+//! Why each of them is neutral to every later arrival (R6, INV-10):
+//! - *Superseded*: a reader takes the greatest stamp. If the greater one is itself dropped, what drops it (a tombstone,
+//!   expiry, a limit) holds for the smaller one as well.
+//! - *Killed*: every later fact at the coordinate is killed by the same tombstone or has a greater stamp. The tombstone
+//!   goes only when no older fact can arrive any more.
+//! - *Expired*: by version alone, downwards; so what it takes from a rank stood below every unexpired version.
+//! - *Beyond a limit*: limits are applied era by era (see `VersionRank`). A fact is beyond the limit of era `e` for good
+//!   once `limit(e)` greater versions of its column have a fact **of that era**. Counting what earlier eras left over
+//!   would be wrong: a fact that arrives late in an earlier era can push those out.
+//!
+//! Cells of families that the schema does not name are kept, and so are the tombstones that kill them: how they count
+//! is known only once their family is.
+
+use crate::cover::Cover;
+use crate::key::{self, Level, QUALIFIER_AT, VALUE_LIVE, What};
+use crate::view::{RangeTombstones, counted_era, tied};
+use std::sync::Arc;
+use tidemark_base::schema::Eras;
+use tidemark_base::{FamilyId, FamilySettings, Stamp, TableSchema, limits};
+
+/// What becomes of a stored fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Keep,
+    /// A cell: replace its value by the dead marker.
+    Strip,
+    Drop,
+}
+
+/// What the judge goes by; fixed for one pass.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    pub(crate) schema: Option<Arc<TableSchema>>,
+    /// Expired cells go when `version + ttl + max_offset <= now`.
+    pub(crate) now_micros: i64,
+    pub(crate) range_tombstones: RangeTombstones,
+    /// The pass sees every fact, and none with a stamp at or below this can arrive any more.
+    pub(crate) stable: Option<Stamp>,
+}
+
+/// Judges facts in key order.
+pub(crate) struct Reaper {
+    rules: Rules,
+    row_prefix: Vec<u8>,
+    row: Vec<u8>,
+    row_cover: Cover,
+    family: FamilyId,
+    /// Index into the schema's families.
+    settings: Option<usize>,
+    family_cover: Cover,
+    column: Vec<u8>,
+    column_cover: Cover,
+    /// For each era: how many versions above the current one are sure to stand in its input.
+    counts: [u32; FamilySettings::PAST_LIMITS_MAX + 1],
+    coordinate: Option<Coordinate>,
+    /// A cell of an unknown family was seen that a tombstone kills.
+    unknown_killed: bool,
+    alarms: Vec<String>,
+}
+
+#[derive(Clone, Copy)]
+struct Coordinate {
+    version: i64,
+    /// Of the fact before.
+    stamp: Stamp,
+    /// Eras of the facts before that count.
+    eras: Eras,
+}
+
+/// Tied facts are reported once a pass and column; more would only repeat it.
+const ALARMS_MAX: usize = 16;
+
+impl Reaper {
+    pub(crate) fn new(rules: Rules) -> Reaper {
+        Reaper {
+            rules,
+            row_prefix: Vec::new(),
+            row: Vec::new(),
+            row_cover: Cover::default(),
+            family: FamilyId(0),
+            settings: None,
+            family_cover: Cover::default(),
+            column: Vec::new(),
+            column_cover: Cover::default(),
+            counts: Default::default(),
+            coordinate: None,
+            unknown_killed: false,
+            alarms: Vec::new(),
+        }
+    }
+
+    /// Judges the next fact of the pass. What it does not understand it keeps: reads will name it.
+    pub(crate) fn judge(&mut self, key: &[u8], value: &[u8]) -> Verdict {
+        if self.row_prefix.is_empty() || !key.starts_with(&self.row_prefix) {
+            match key::escaped_len(key) {
+                Ok(length) => self.enter_row(&key[..length]),
+                Err(_) => return Verdict::Keep,
+            }
+        }
+        let tail_at = self.row_prefix.len();
+        let Ok(tail) = key::parse_tail(&key[tail_at..]) else {
+            return Verdict::Keep;
+        };
+        if tail.level != Level::Row && tail.family != self.family {
+            self.enter_family(tail.family);
+        }
+        if tail.level == Level::Column {
+            let column = &key[tail_at + QUALIFIER_AT..tail_at + tail.qualifier_end];
+            if column != self.column {
+                self.enter_column(column);
+            }
+        }
+        match tail.what {
+            What::Tombstone { versions, stamp } => {
+                let cover = match tail.level {
+                    Level::Row => &mut self.row_cover,
+                    Level::Family => &mut self.family_cover,
+                    Level::Column => &mut self.column_cover,
+                };
+                cover.add(versions, stamp);
+                match self.rules.stable {
+                    Some(stable) if stamp <= stable => Verdict::Drop,
+                    _ => Verdict::Keep,
+                }
+            }
+            What::Cell { version, stamp } => self.judge_cell(version, stamp, value.first() == Some(&VALUE_LIVE)),
+        }
+    }
+
+    /// True if, since it was asked last, a cell was kept that only a tombstone hides: that tombstone must stay.
+    pub(crate) fn take_unknown_killed(&mut self) -> bool {
+        std::mem::take(&mut self.unknown_killed)
+    }
+
+    /// Messages of R5's alarm, and forgets them.
+    pub(crate) fn take_alarms(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.alarms)
+    }
+
+    fn enter_row(&mut self, prefix: &[u8]) {
+        self.row_prefix.clear();
+        self.row_prefix.extend_from_slice(prefix);
+        key::unescape(prefix, &mut self.row);
+        self.row_cover.clear();
+        for tombstone in self.rules.range_tombstones.iter().filter(|t| t.covers_row(&self.row)) {
+            self.row_cover.add(tombstone.versions, tombstone.stamp);
+        }
+        self.enter_family(FamilyId(0));
+    }
+
+    fn enter_family(&mut self, family: FamilyId) {
+        self.family = family;
+        let schema = self.rules.schema.as_ref();
+        self.settings = schema.and_then(|schema| schema.families.iter().position(|f| f.id == family));
+        self.family_cover.clear();
+        self.enter_column(&[]);
+    }
+
+    fn enter_column(&mut self, escaped: &[u8]) {
+        self.column.clear();
+        self.column.extend_from_slice(escaped);
+        self.column_cover.clear();
+        self.counts = Default::default();
+        self.coordinate = None;
+    }
+
+    fn judge_cell(&mut self, version: i64, stamp: Stamp, live: bool) -> Verdict {
+        let before = match self.coordinate {
+            Some(c) if c.version == version => Some(c),
+            Some(c) => {
+                self.count(c.eras);
+                None
+            }
+            None => None,
+        };
+        // INV-10: what supersedes a fact comes before it; in another order the winner would be dropped.
+        debug_assert!(before.is_none_or(|c| c.stamp >= stamp), "INV-10: facts out of order");
+        let mut eras = before.map(|c| c.eras).unwrap_or_default();
+        let schema = self.rules.schema.clone();
+        let settings = self.settings.and_then(|at| schema.as_ref()?.families.get(at));
+        let verdict = match (settings, before) {
+            (_, Some(c)) if c.stamp == stamp => {
+                self.alarm(version, stamp);
+                Verdict::Keep
+            }
+            (None, _) => {
+                self.unknown_killed |= self.killed(version, stamp, u64::MAX);
+                Verdict::Keep
+            }
+            (Some(family), before) => self.verdict(family, version, stamp, live, before),
+        };
+        let era = settings.and_then(|f| counted_era(f, stamp, |hlc_max| self.killed(version, stamp, hlc_max)));
+        if let Some(era) = era {
+            eras.insert(era);
+        }
+        self.coordinate = Some(Coordinate { version, stamp, eras });
+        verdict
+    }
+
+    fn verdict(
+        &self,
+        family: &FamilySettings,
+        version: i64,
+        stamp: Stamp,
+        live: bool,
+        before: Option<Coordinate>,
+    ) -> Verdict {
+        if expired_for_good(family, version, self.rules.now_micros) {
+            return Verdict::Drop;
+        }
+        let killed = self.killed(version, stamp, u64::MAX);
+        if !family.limits_versions() {
+            let forget = before.is_some() || killed || !live;
+            return if forget { Verdict::Drop } else { Verdict::Keep };
+        }
+        let era = family.era(stamp);
+        let last = family.past_limits.len();
+        let beyond = (era..=last).any(|e| family.era_limit(e).is_some_and(|limit| self.counts[e] >= limit));
+        let superseded = before.is_some_and(|c| c.eras.contains(era));
+        let uncounted = family.era_limit(era).is_none() && self.killed(version, stamp, family.era_until(era));
+        if beyond || superseded || uncounted {
+            Verdict::Drop
+        } else if live && (killed || before.is_some()) {
+            Verdict::Strip
+        } else {
+            Verdict::Keep
+        }
+    }
+
+    /// A version was passed whose facts stand in these eras.
+    fn count(&mut self, eras: Eras) {
+        let schema = self.rules.schema.clone();
+        let Some(family) = self.settings.and_then(|at| schema.as_ref()?.families.get(at)) else {
+            return;
+        };
+        let mut carried = false;
+        for era in 0..self.counts.len().min(family.past_limits.len() + 1) {
+            let here = eras.contains(era) || carried;
+            carried = false;
+            match family.era_limit(era) {
+                Some(_) if here => self.counts[era] = self.counts[era].saturating_add(1),
+                Some(_) => {}
+                // An era without a limit leaves everything to the next one. That is sure once no tombstone of the era
+                // can arrive any more, and all that did were seen.
+                None => carried = here && self.rules.stable.is_some_and(|s| s.hlc >= family.era_until(era)),
+            }
+        }
+    }
+
+    fn killed(&self, version: i64, stamp: Stamp, hlc_max: u64) -> bool {
+        [&self.row_cover, &self.family_cover, &self.column_cover]
+            .iter()
+            .any(|cover| cover.kills(version, stamp, hlc_max))
+    }
+
+    fn alarm(&mut self, version: i64, stamp: Stamp) {
+        if self.alarms.len() < ALARMS_MAX {
+            let mut qualifier = Vec::new();
+            key::unescape(&self.column, &mut qualifier);
+            self.alarms
+                .push(tied(&self.row, self.family, &qualifier, version, stamp));
+        }
+    }
+}
+
+/// True if no reader anywhere, whatever its clock within the bounds of R8, can still see that version.
+fn expired_for_good(family: &FamilySettings, version: i64, now_micros: i64) -> bool {
+    let offset_micros = (limits::MAX_OFFSET_MS * 1_000) as i64;
+    family.expired(version, now_micros.saturating_sub(offset_micros))
+}

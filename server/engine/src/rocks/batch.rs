@@ -1,0 +1,137 @@
+//! One atomic write: everything goes into one write batch of RocksDB, beside notes of what must be known to commit it.
+
+use super::RocksEngine;
+use super::engine::{META_STATE, RANGE_STATE};
+use crate::api::{EngineError, WriteBatch, WriteSize};
+use crate::key::{self, RangeTombstone};
+use crate::memory::{family_zero, range_tombstone};
+use tidemark_base::{CellRef, TombstoneRef};
+
+/// A batch before its commit.
+pub(super) struct RocksBatch<'a> {
+    pub(super) engine: &'a RocksEngine,
+    pub(super) batch: rocksdb::WriteBatch,
+    pub(super) ranges: Vec<RangeTombstone>,
+    /// Keys of state records that are written, in their space.
+    pub(super) state_keys: Vec<Vec<u8>>,
+    pub(super) feed: Vec<FeedChange>,
+    pub(super) size: WriteSize,
+    invalid: Option<String>,
+    value: Vec<u8>,
+}
+
+/// What a batch does to the feed.
+pub(super) enum FeedChange {
+    Put { seq: u64, bytes: u64 },
+    Trim { below: u64 },
+}
+
+impl<'a> RocksBatch<'a> {
+    pub(super) fn new(engine: &'a RocksEngine) -> RocksBatch<'a> {
+        RocksBatch {
+            engine,
+            batch: rocksdb::WriteBatch::default(),
+            ranges: Vec::new(),
+            state_keys: Vec::new(),
+            feed: Vec::new(),
+            size: WriteSize::default(),
+            invalid: None,
+            value: Vec::new(),
+        }
+    }
+
+    fn count(&mut self, facts: usize, bytes: usize) {
+        self.size.facts += facts;
+        self.size.bytes += bytes;
+    }
+}
+
+/// A state record's key in the state space.
+pub(super) fn state_key(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + 1);
+    out.push(META_STATE);
+    out.extend_from_slice(key);
+    out
+}
+
+/// A row range's key in the state space.
+pub(super) fn range_key(range: &RangeTombstone) -> Vec<u8> {
+    let mut out = vec![RANGE_STATE];
+    out.extend_from_slice(&range.key());
+    out
+}
+
+impl WriteBatch for RocksBatch<'_> {
+    fn put_cell(&mut self, cell: CellRef<'_>) {
+        self.invalid = self.invalid.take().or_else(|| family_zero(cell.family));
+        let key = key::cell_key(
+            cell.row,
+            cell.family,
+            cell.qualifier,
+            cell.version,
+            cell.stamp,
+            cell.value,
+        );
+        self.value.clear();
+        self.value.push(key::VALUE_LIVE);
+        self.value.extend_from_slice(cell.value);
+        self.batch.put_cf(self.engine.facts_cf(), &key, &self.value);
+        self.count(1, key.len() + cell.value.len() + 1);
+    }
+
+    fn put_tombstone(&mut self, tombstone: TombstoneRef<'_>) {
+        match key::tombstone_key(tombstone) {
+            Some(key) => {
+                self.batch.put_cf(self.engine.facts_cf(), &key, [key::VALUE_TOMBSTONE]);
+                self.count(1, key.len() + 1);
+            }
+            None => {
+                let range = range_tombstone(tombstone);
+                let key = range_key(&range);
+                self.batch.put_cf(self.engine.state_cf(), &key, [key::VALUE_TOMBSTONE]);
+                self.count(1, key.len() + 1);
+                self.ranges.push(range);
+            }
+        }
+    }
+
+    fn put_feed(&mut self, seq: u64, bytes: &[u8]) {
+        self.batch.put_cf(self.engine.feed_cf(), seq.to_be_bytes(), bytes);
+        self.count(0, 8 + bytes.len());
+        self.feed.push(FeedChange::Put {
+            seq,
+            bytes: 8 + bytes.len() as u64,
+        });
+    }
+
+    fn trim_feed(&mut self, below_seq: u64) {
+        self.batch
+            .delete_range_cf(self.engine.feed_cf(), 0u64.to_be_bytes(), below_seq.to_be_bytes());
+        self.feed.push(FeedChange::Trim { below: below_seq });
+    }
+
+    fn put_state(&mut self, key: &[u8], value: &[u8]) {
+        let key = state_key(key);
+        self.batch.put_cf(self.engine.state_cf(), &key, value);
+        self.count(0, key.len() + value.len());
+        self.state_keys.push(key);
+    }
+
+    fn delete_state(&mut self, key: &[u8]) {
+        let key = state_key(key);
+        self.batch.delete_cf(self.engine.state_cf(), &key);
+        self.count(0, key.len());
+        self.state_keys.push(key);
+    }
+
+    fn size(&self) -> WriteSize {
+        self.size
+    }
+
+    fn commit(self: Box<Self>) -> Result<(), EngineError> {
+        match self.invalid {
+            Some(invalid) => Err(EngineError::Invalid(invalid)),
+            None => self.engine.commit(*self),
+        }
+    }
+}

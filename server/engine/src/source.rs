@@ -1,0 +1,39 @@
+//! What the read path and garbage collection ask of an ordered store of facts. Two implementations: an iterator of
+//! RocksDB and a walk over a map in memory.
+
+use crate::api::EngineError;
+
+/// Entries of the facts space in key order, from one moment.
+pub(crate) trait FactSource: Send {
+    /// Moves to the first entry at or behind `key`.
+    fn seek(&mut self, key: &[u8]);
+    /// Moves to the last entry before `key`, which is a row's prefix (never an entry's whole key).
+    fn seek_before(&mut self, key: &[u8]);
+    /// Moves to the last entry.
+    fn seek_last(&mut self);
+    /// Moves to the following entry.
+    fn next(&mut self);
+    /// Key and stored value here; `None` at the end or after an error.
+    fn entry(&self) -> Option<(&[u8], &[u8])>;
+    /// Why there is no entry, if not because of the end.
+    fn status(&self) -> Result<(), EngineError>;
+    /// An error that names this store.
+    fn corruption(&self, what: String) -> EngineError;
+}
+
+/// How many entries are stepped over before a seek is cheaper: a step costs about 0.3 µs, a seek some 5 to 10.
+const STEPS_MAX: usize = 12;
+
+/// Moves forward to the first entry at or behind `target`, by steps where it is near.
+pub(crate) fn skip_to<S: FactSource>(source: &mut S, target: &[u8], visited: &mut u64) {
+    for _ in 0..STEPS_MAX {
+        match source.entry() {
+            Some((key, value)) if key < target => *visited += (key.len() + value.len()) as u64,
+            _ => return,
+        }
+        source.next();
+    }
+    if source.entry().is_some_and(|(key, _)| key < target) {
+        source.seek(target);
+    }
+}

@@ -1,0 +1,193 @@
+//! Every read against the oracle, on generated facts and generated specs.
+
+use crate::world::{self, NOW, World, any_fact, family};
+use proptest::prelude::*;
+use tidemark_base::read::{CompareOp, QualifierFilter, ReadFilter, ReadSpec, ValueFilter};
+use tidemark_base::{RowRange, VersionRange};
+use tidemark_engine::oracle::{Oracle, read_engine, write_engine};
+
+fn any_row() -> impl Strategy<Value = &'static str> {
+    prop_oneof![Just(""), Just("a"), Just("a\0"), Just("ab"), Just("b"), Just("c")]
+}
+
+fn any_qualifier() -> impl Strategy<Value = &'static str> {
+    prop_oneof![
+        Just(""),
+        Just("w"),
+        Just("x"),
+        Just("x\0"),
+        Just("xx"),
+        Just("y"),
+        Just("z")
+    ]
+}
+
+fn any_qualifier_filter() -> impl Strategy<Value = QualifierFilter> {
+    prop_oneof![
+        3 => Just(QualifierFilter::Any),
+        2 => proptest::collection::vec(any_qualifier(), 0..4)
+            .prop_map(|list| QualifierFilter::Exact(list.into_iter().map(Into::into).collect())),
+        1 => any_qualifier().prop_map(|p| QualifierFilter::Prefix(p.into())),
+        1 => (any_qualifier(), proptest::option::of(any_qualifier()))
+            .prop_map(|(s, e)| QualifierFilter::Range { start: s.into(), end: e.map(Into::into) }),
+        1 => Just(QualifierFilter::Regex("x.?|y".to_owned())),
+    ]
+}
+
+fn any_value_filter() -> impl Strategy<Value = ValueFilter> {
+    let op = prop_oneof![
+        Just(CompareOp::Less),
+        Just(CompareOp::GreaterOrEqual),
+        Just(CompareOp::NotEqual)
+    ];
+    prop_oneof![
+        3 => Just(ValueFilter::Any),
+        1 => (op, 0u8..40).prop_map(|(op, n)| ValueFilter::Compare(op, n.to_string().into())),
+        1 => Just(ValueFilter::Regex("[12].*/x.?".to_owned())),
+    ]
+}
+
+fn any_filter() -> impl Strategy<Value = ReadFilter> {
+    let versions = prop_oneof![
+        2 => Just(VersionRange::ALL),
+        1 => (NOW - 6..NOW + 3, NOW - 6..NOW + 3).prop_map(|(from, to)| VersionRange { from, to }),
+    ];
+    let some = |max| proptest::option::weighted(0.3, 0u32..max);
+    (
+        proptest::option::weighted(0.4, proptest::collection::vec((0usize..3).prop_map(family), 0..3)),
+        any_qualifier_filter(),
+        versions,
+        some(4),
+        any_value_filter(),
+        proptest::option::weighted(0.2, Just("a.?".to_owned())),
+        proptest::option::weighted(0.1, 0u32..1_000_000),
+        some(6),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(families, qualifier, versions, latest, value, row_regex, sample, cells_per_row, strip_values)| {
+                ReadFilter {
+                    families,
+                    qualifier,
+                    versions,
+                    latest,
+                    value,
+                    row_regex,
+                    row_sample_per_million: sample,
+                    cells_per_row,
+                    strip_values,
+                }
+            },
+        )
+}
+
+fn any_spec() -> impl Strategy<Value = ReadSpec> {
+    let range = (any_row(), proptest::option::of(any_row())).prop_map(|(start, end)| RowRange {
+        start: start.into(),
+        end: end.map(Into::into),
+    });
+    let limit = proptest::option::weighted(0.3, 0u64..4);
+    (
+        proptest::collection::vec(range, 0..4),
+        any::<bool>(),
+        any_filter(),
+        limit,
+    )
+        .prop_map(|(ranges, reverse, filter, rows_limit)| {
+            let mut spec = ReadSpec {
+                ranges,
+                reverse,
+                filter,
+                rows_limit,
+            };
+            spec.normalize().unwrap();
+            spec
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn reads_are_what_the_oracle_says(
+        facts in proptest::collection::vec(any_fact(), 0..120),
+        flushed in any::<prop::sample::Index>(),
+        specs in proptest::collection::vec(any_spec(), 1..40),
+        limits in (proptest::option::of(1u32..4), proptest::option::of(1i64..6)),
+    ) {
+        let mut schema = world::schema();
+        schema.families[0].max_versions = limits.0;
+        schema.families[1].ttl_micros = limits.1;
+        let mut oracle = Oracle::new();
+        facts.iter().for_each(|fact| oracle.add(fact.clone()));
+        for mut world in World::both() {
+            world.set_schema(schema.clone());
+            let (before, after) = facts.split_at(flushed.index(facts.len() + 1));
+            write_engine(world.engine(), before).unwrap();
+            world.engine().flush().unwrap();
+            write_engine(world.engine(), after).unwrap();
+            for spec in &specs {
+                let shown = read_engine(world.engine(), spec, NOW).unwrap();
+                prop_assert_eq!(shown, oracle.read(spec, &schema, NOW), "{:?}", spec);
+            }
+        }
+    }
+}
+
+/// Narrow reads of wide rows must seek: the visited bytes stay far below the row's.
+#[test]
+fn narrow_reads_do_not_visit_everything() {
+    for world in World::both() {
+        let mut facts = Vec::new();
+        for column in 0..200 {
+            for version in 0..100 {
+                facts.push(world::cell(
+                    "r",
+                    0,
+                    &format!("q{column:03}"),
+                    version,
+                    version as u64,
+                    "some value",
+                ));
+            }
+        }
+        facts.push(world::cell("r", 1, "last", 1, 1, "v"));
+        write_engine(world.engine(), &facts).unwrap();
+        world.engine().flush().unwrap();
+        let visited = |filter: ReadFilter, cells: usize| {
+            let spec = ReadSpec {
+                filter,
+                ..ReadSpec::row(b"r")
+            };
+            let mut cursor = world.engine().read(&spec, NOW).unwrap();
+            let mut found = 0;
+            while cursor.advance().unwrap() {
+                found += 1;
+            }
+            assert_eq!(found, cells);
+            cursor.visited_bytes()
+        };
+        let everything = visited(ReadFilter::default(), 20_001);
+        let exact = ReadFilter {
+            qualifier: QualifierFilter::Exact(vec!["q007".into(), "q150".into()]),
+            latest: Some(1),
+            ..ReadFilter::default()
+        };
+        assert!(visited(exact, 2) < everything / 200);
+        let latest = ReadFilter {
+            latest: Some(1),
+            ..ReadFilter::default()
+        };
+        assert!(visited(latest, 201) < everything / 5);
+        let other = ReadFilter {
+            families: Some(vec![family(1)]),
+            ..ReadFilter::default()
+        };
+        assert!(visited(other, 1) < everything / 200);
+        let early = ReadFilter {
+            versions: VersionRange::one(3),
+            ..ReadFilter::default()
+        };
+        assert!(visited(early, 200) < everything / 4);
+    }
+}

@@ -1,0 +1,286 @@
+//! Taking what a peer ships: check, unpack, cut by the tablets of this region, apply at each, answer.
+//!
+//! ```text
+//! Ship -> registered peer? enabled link?      FAILED_PRECONDITION otherwise
+//!      -> room for it?                        BUSY with a delay otherwise
+//!      -> decompress (bounded), decode, sums
+//!      -> stamps within reach of our clock?   clock_quarantine otherwise, nothing taken (R8)
+//!      -> cut (crate::cut) -> every tablet's leader, concurrently
+//!      -> all took it?                        the first error otherwise; a repeat skips what was taken (R16)
+//! ```
+//! A message is answered only when all its tablets committed their share, so its origin never forgets what one of them
+//! lacks.
+
+use crate::counters::Counters;
+use crate::cut::{Run, cut, decode_records};
+use crate::link::{RegionIdentity, Ship, Shipped, TabletAccess};
+use crate::report::HeardReport;
+use crate::run::{damaged, decode_run, decompress};
+use crate::settings::ReplicationSettings;
+use crate::stream_core::millis;
+use futures::future::join_all;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tidemark_base::limits::MAX_OFFSET_MS;
+use tidemark_base::{Error, ErrorKind, RegionId, Result, RowRange, TableId, TabletId};
+use tidemark_catalog::{Catalog, CatalogView, LinkState, TableRecord};
+use tidemark_runtime::{ByteBudget, Permit, SharedClock};
+use tidemark_tablet::{RemoteBatch, RemoteOutcome, StreamId};
+
+/// The least that a message counts against the budget, which thereby bounds their number too.
+const SHIP_COST_BYTES_MIN: u64 = 64 << 10;
+/// What an origin is told to wait when there is no room.
+const BUSY_DELAY: Duration = Duration::from_millis(200);
+/// Streams remembered per link at most: as many as a table has tablets at creation, twice.
+const HEARD_MAX: usize = 2 * tidemark_base::limits::TABLETS_AT_CREATE_MAX;
+
+struct Heard {
+    range: RowRange,
+    last_seq: u64,
+    lag_ms: u64,
+    at: Duration,
+}
+
+/// The table here, the peer, and when the link between them was made: what was heard over an earlier link, or of an
+/// earlier table of the same name, says nothing of this one.
+type LinkKey = (TableId, String, u64);
+
+/// See the module.
+pub(crate) struct Receiver {
+    catalog: Catalog,
+    tablets: Arc<dyn TabletAccess>,
+    clock: SharedClock,
+    counters: Arc<Counters>,
+    memory: ByteBudget,
+    heard: Mutex<BTreeMap<LinkKey, BTreeMap<u64, Heard>>>,
+}
+
+impl Receiver {
+    pub(crate) fn new(
+        catalog: Catalog,
+        tablets: Arc<dyn TabletAccess>,
+        clock: SharedClock,
+        counters: Arc<Counters>,
+        settings: &ReplicationSettings,
+    ) -> Receiver {
+        Receiver {
+            catalog,
+            tablets,
+            clock,
+            counters,
+            memory: ByteBudget::new(settings.receive_memory_bytes_max),
+            heard: Mutex::default(),
+        }
+    }
+
+    /// See the module.
+    pub(crate) async fn on_ship(&self, ship: Ship) -> Result<Shipped> {
+        let view = self.catalog.view();
+        let (link, tablets) = admit(&view, &ship)?;
+        let _memory = self.reserve(&ship)?;
+        self.hear(link, &ship);
+        let run = unpack(&ship).await?;
+        if let Some(cause) = self.clock_trouble(run.decoded.hlc_max) {
+            return Ok(Shipped {
+                clock_quarantine: true,
+                cause,
+                ..Shipped::default()
+            });
+        }
+        let batches = cut(run, &tablets);
+        let outcomes = join_all(batches.into_iter().map(|(tablet, batch)| self.apply(tablet, batch))).await;
+        let outcomes: Vec<RemoteOutcome> = outcomes.into_iter().collect::<Result<_>>()?;
+        let duplicate = outcomes.iter().any(|outcome| outcome.duplicate);
+        self.counters.received(&ship.table, &ship.from.name, duplicate);
+        let rows_quarantined = outcomes.iter().map(|outcome| outcome.rows_quarantined_now).sum();
+        Ok(Shipped {
+            applied_seq: outcomes.iter().map(|outcome| outcome.contiguous_seq).min().unwrap_or(0),
+            rows_quarantined,
+            // INV-40: the slowest tablet decides.
+            complete_hlc: outcomes.iter().map(|outcome| outcome.complete_hlc).min().unwrap_or(0),
+            clock_quarantine: false,
+            cause: match rows_quarantined {
+                0 => String::new(),
+                rows => format!("{rows} row mutations of this stream wait in quarantine"),
+            },
+        })
+    }
+
+    async fn apply(&self, tablet: TabletId, batch: RemoteBatch) -> Result<RemoteOutcome> {
+        let answer = self.tablets.apply_remote(tablet, batch.encode()).await?;
+        RemoteOutcome::decode(&answer).map_err(|error| Error::internal(format!("a tablet's answer: {error}")))
+    }
+
+    fn reserve(&self, ship: &Ship) -> Result<Permit> {
+        let cost = ship.records_bytes.max(SHIP_COST_BYTES_MIN);
+        let permit = usize::try_from(cost)
+            .ok()
+            .and_then(|cost| self.memory.try_acquire(cost));
+        permit.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Busy,
+                "RECEIVER_BUSY",
+                "this node is applying as many shipped records as it may hold",
+            )
+            .retry_after(BUSY_DELAY)
+        })
+    }
+
+    fn clock_trouble(&self, hlc_max: u64) -> Option<String> {
+        let ahead_ms = (hlc_max >> 16).saturating_sub(self.clock.now_ms());
+        (ahead_ms > MAX_OFFSET_MS).then(|| {
+            format!("a stamp is {ahead_ms} ms ahead of this region's clock; at most {MAX_OFFSET_MS} ms is taken")
+        })
+    }
+
+    /// Remembers what the origin says of its lag: the ground of RPO, also when the message itself is refused later.
+    fn hear(&self, link: LinkKey, ship: &Ship) {
+        let heard = Heard {
+            range: ship.range.clone(),
+            last_seq: ship.last_seq,
+            lag_ms: ship.lag_ms,
+            at: self.clock.monotonic(),
+        };
+        let mut all = self.heard.lock();
+        let streams = all.entry(link).or_default();
+        // A message that was overtaken says how things were before: it must not make the age smaller.
+        let overtaken = streams
+            .get(&ship.tablet.0)
+            .is_some_and(|known| known.last_seq > heard.last_seq);
+        if !overtaken && (streams.len() < HEARD_MAX || streams.contains_key(&ship.tablet.0)) {
+            streams.insert(ship.tablet.0, heard);
+        }
+    }
+
+    /// What was heard of every stream of a living link, with ages as of now; forgets the rest.
+    pub(crate) fn heard(&self) -> Vec<HeardReport> {
+        let (view, now) = (self.catalog.view(), self.clock.monotonic());
+        let mut all = self.heard.lock();
+        all.retain(|key, _| linked_table(&view, key).is_some());
+        let reports = all.iter().flat_map(|(key, streams)| {
+            let table = linked_table(&view, key)
+                .map(|table| table.name.clone())
+                .unwrap_or_default();
+            streams.iter().map(move |(tablet, heard)| HeardReport {
+                table: table.clone(),
+                peer: key.1.clone(),
+                tablet: *tablet,
+                start: heard.range.start.to_vec(),
+                end: heard.range.end.as_ref().map(|end| end.to_vec()),
+                rpo_ms: heard.lag_ms.saturating_add(millis(now.saturating_sub(heard.at))),
+            })
+        });
+        reports.collect()
+    }
+}
+
+/// The table of a link that is still there.
+fn linked_table<'a>(view: &'a CatalogView, (table, peer, linked_at_ms): &LinkKey) -> Option<&'a TableRecord> {
+    let table = view.table_by_id(*table)?;
+    let link = table.links.get(peer)?;
+    (link.linked_at_ms == *linked_at_ms).then_some(table)
+}
+
+/// Checks who ships what, and finds the link and the tablets that it concerns, in range order.
+fn admit(view: &CatalogView, ship: &Ship) -> Result<(LinkKey, Vec<(TabletId, RowRange)>)> {
+    check_peer(view, &ship.from)?;
+    let missing = |why: String| {
+        Error::new(ErrorKind::FailedPrecondition, "LINK_MISSING", why)
+            .object(format!("table {}", ship.table))
+            .action(format!(
+                "switch it on: tidemark replication enable {} --peer {}",
+                ship.table, ship.from.name
+            ))
+    };
+    let table = view
+        .table(&ship.table)
+        .ok_or_else(|| missing(format!("region {} has no such table", view.region_name)))?;
+    let link = table.links.get(&ship.from.name).ok_or_else(|| {
+        missing(format!(
+            "region {} does not replicate the table with it",
+            view.region_name
+        ))
+    })?;
+    if link.state != LinkState::Enabled || link.peer != ship.from.region {
+        return Err(missing(format!(
+            "region {} has begun to switch replication on and has not finished",
+            view.region_name
+        )));
+    }
+    if ship.first_seq == 0 || ship.first_seq > ship.last_seq || ship.range.is_empty() {
+        return Err(damaged("its sequences or its row range are empty"));
+    }
+    let tablets: Vec<(TabletId, RowRange)> = view
+        .overlapping(table.id, &ship.range)
+        .into_iter()
+        .map(|tablet| (tablet.id, tablet.range.clone()))
+        .collect();
+    match tablets.is_empty() {
+        true => Err(Error::internal("a table's tablets do not cover every row")),
+        false => Ok(((table.id, ship.from.name.clone(), link.linked_at_ms), tablets)),
+    }
+}
+
+/// The asking region must be registered here under exactly that name and number.
+pub(crate) fn check_peer(view: &CatalogView, from: &RegionIdentity) -> Result<()> {
+    let known = view.peers.get(&from.name);
+    if known.is_some_and(|peer| peer.region == from.region) {
+        return Ok(());
+    }
+    let number = known.map(|peer| peer.region);
+    Err(unknown_peer(view, from, number))
+}
+
+fn unknown_peer(view: &CatalogView, from: &RegionIdentity, registered: Option<RegionId>) -> Error {
+    let (reason, why) = match registered {
+        Some(number) => (
+            "PEER_MISMATCH",
+            format!(
+                "region {} knows {} as number {}, not {}",
+                view.region_name, from.name, number.0, from.region.0
+            ),
+        ),
+        None => (
+            "PEER_UNKNOWN",
+            format!("region {} has no peer named {}", view.region_name, from.name),
+        ),
+    };
+    Error::new(ErrorKind::FailedPrecondition, reason, why)
+        .object(format!("peer {}", from.name))
+        .action(format!(
+            "register it in region {}: tidemark peer add {} --region {} --addresses HOST:PORT",
+            view.region_name, from.name, from.region.0
+        ))
+}
+
+/// Decompresses and decodes a message's run. Large ones on a thread that may block.
+async fn unpack(ship: &Ship) -> Result<Run> {
+    let (codec, records, declared) = (ship.codec, ship.records.clone(), ship.records_bytes);
+    let job = move || {
+        let run = decompress(codec, &records, declared)?;
+        let records = decode_run(&run).map_err(|error| damaged(&error.to_string()))?;
+        let bounds = records.first().map(|r| r.seq).zip(records.last().map(|r| r.seq));
+        Ok::<_, Error>((decode_records(records), bounds))
+    };
+    let (decoded, bounds) = match ship.records_bytes > SHIP_COST_BYTES_MIN {
+        true => tokio::task::spawn_blocking(job)
+            .await
+            .map_err(|error| Error::internal(format!("unpacking stopped: {error}")))??,
+        false => job()?,
+    };
+    if !bounds.is_some_and(|(first, last)| ship.first_seq <= first && last == ship.last_seq) {
+        return Err(damaged("its records are not those that its header names"));
+    }
+    Ok(Run {
+        stream: StreamId {
+            region: ship.from.region,
+            tablet: ship.tablet.0,
+        },
+        range: ship.range.clone(),
+        first_seq: ship.first_seq,
+        last_seq: ship.last_seq,
+        decoded,
+    })
+}

@@ -1,0 +1,183 @@
+//! The internal service, node to node: what this node does for its neighbours. Nothing here forwards: a node that is asked
+//! for what it does not lead says so.
+
+use crate::call::{ADMIN_LIMIT, answer};
+use crate::context::ServiceContext;
+use crate::errors::Failure;
+use crate::forward::{hint, not_leader};
+use tidemark_base::{Error, ErrorKind, GroupId, NodeId, TableSchema, TabletId};
+use tidemark_consensus::{HandleError, MessageKind, RaftMessage};
+use tidemark_proto::internal::{self as wire, peer_server::Peer};
+use tidemark_tablet::Tablet;
+use tonic::{Request, Response, Status};
+
+type Answered<T> = Result<Response<T>, Status>;
+
+/// The service.
+#[derive(Clone)]
+pub struct PeerService {
+    context: ServiceContext,
+}
+
+impl PeerService {
+    /// Answers for this node.
+    pub fn new(context: ServiceContext) -> PeerService {
+        PeerService { context }
+    }
+
+    /// A node of another cluster that took over an address must not vote, nor one that lost its directory: under its old
+    /// number it has forgotten what it promised. So neither the sender nor this node may be another than the other expects.
+    fn check(&self, hello: Option<wire::Hello>) -> Result<(), Failure> {
+        let hello = hello.unwrap_or_default();
+        let identity = &self.context.identity;
+        let from = NodeId(hello.from);
+        if hello.cluster == identity.cluster && hello.to == identity.node.0 {
+            if !hello.to_incarnation.is_empty() && hello.to_incarnation != identity.incarnation {
+                let message = format!("this is not the {} that {from} knows", identity.node);
+                return Err(Error::new(ErrorKind::FailedPrecondition, "WRONG_NODE", message)
+                    .action("a node that lost its data directory starts under a new node.id")
+                    .into());
+            }
+            let view = self.context.catalog.view();
+            let known = view.nodes.get(&from);
+            return Ok(known.map_or(Ok(()), |record| record.check_incarnation(&hello.from_incarnation))?);
+        }
+        let message = format!(
+            "this is n{} of cluster {:?}; the message is from n{} to n{} of cluster {:?}",
+            identity.node.0, identity.cluster, hello.from, hello.to, hello.cluster
+        );
+        Err(Error::new(ErrorKind::FailedPrecondition, "WRONG_NODE", message)
+            .action("check the addresses of the seed nodes: two nodes share one, or clusters were mixed")
+            .into())
+    }
+
+    /// The replica here, if it leads.
+    fn led_here(&self, tablet: u64) -> Result<Tablet, Failure> {
+        let tablet = TabletId(tablet);
+        let here = self.context.tablets.get(tablet);
+        let led = here.filter(|replica| replica.group().status().leader == Some(self.context.identity.node));
+        led.ok_or_else(|| Failure {
+            error: not_leader(&self.context, tablet),
+            hint: hint(&self.context, tablet),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    async fn raft(&self, request: Request<wire::RaftRequest>) -> Answered<wire::RaftResponse> {
+        // The hottest path between nodes: no span, no histogram; consensus has its own time-outs and numbers.
+        let request = request.into_inner();
+        self.check(request.hello)?;
+        let code = u8::try_from(request.kind).ok().and_then(MessageKind::from_code);
+        let kind = code.ok_or_else(|| {
+            let message = format!("Raft message of kind {} is not known to this release", request.kind);
+            Failure::from(Error::new(ErrorKind::Unsupported, "MESSAGE_UNKNOWN", message))
+        })?;
+        let message = RaftMessage {
+            group: GroupId(request.group),
+            kind,
+            body: request.body,
+        };
+        match self.context.host.handle(message).await {
+            Ok(body) => Ok(Response::new(wire::RaftResponse { body })),
+            Err(error) => Err(Failure::from(handle_error(error)).into()),
+        }
+    }
+
+    async fn ping(&self, request: Request<wire::PingRequest>) -> Answered<wire::PingResponse> {
+        self.check(request.into_inner().hello)?;
+        let pong = self.context.node_info.pong();
+        let leading = pong.leading.into_iter().map(|leading| wire::Leading {
+            group: leading.group.0,
+            term: leading.term,
+            disk_bytes: leading.disk_bytes,
+            trouble: leading.trouble,
+        });
+        Ok(Response::new(wire::PingResponse {
+            version: pong.version,
+            now_ms: pong.now_ms,
+            tablets: pong.tablets,
+            disk_used_bytes: pong.disk_used_bytes,
+            disk_free_bytes: pong.disk_free_bytes,
+            trouble: pong.trouble,
+            leading: leading.collect(),
+        }))
+    }
+
+    async fn streams(&self, request: Request<wire::StreamsRequest>) -> Answered<wire::StreamsResponse> {
+        let (metadata, _, message) = request.into_parts();
+        answer(&self.context, "Peer.Streams", &metadata, ADMIN_LIMIT, |_| async move {
+            self.check(message.hello)?;
+            let report = self.context.replicator.node_report().encode().into();
+            Ok(wire::StreamsResponse { report })
+        })
+        .await
+    }
+
+    async fn propose_catalog(
+        &self,
+        request: Request<wire::ProposeCatalogRequest>,
+    ) -> Answered<wire::ProposeCatalogResponse> {
+        let (metadata, _, message) = request.into_parts();
+        answer(
+            &self.context,
+            "Peer.ProposeCatalog",
+            &metadata,
+            ADMIN_LIMIT,
+            |_| async move {
+                self.check(message.hello)?;
+                let response = self.context.catalog.handle_forwarded(message.command).await?;
+                Ok(wire::ProposeCatalogResponse { response })
+            },
+        )
+        .await
+    }
+
+    async fn apply_remote(&self, request: Request<wire::ApplyRemoteRequest>) -> Answered<wire::ApplyRemoteResponse> {
+        let (metadata, _, message) = request.into_parts();
+        answer(
+            &self.context,
+            "Peer.ApplyRemote",
+            &metadata,
+            ADMIN_LIMIT,
+            |_| async move {
+                self.check(message.hello)?;
+                let tablet = self.led_here(message.tablet)?;
+                let response = tablet.apply_remote(message.command).await?;
+                Ok(wire::ApplyRemoteResponse { response })
+            },
+        )
+        .await
+    }
+
+    async fn set_schema(&self, request: Request<wire::SetSchemaRequest>) -> Answered<wire::SetSchemaResponse> {
+        let (metadata, _, message) = request.into_parts();
+        answer(
+            &self.context,
+            "Peer.SetSchema",
+            &metadata,
+            ADMIN_LIMIT,
+            |_| async move {
+                self.check(message.hello)?;
+                let schema = TableSchema::decode(&message.schema)
+                    .map_err(|error| Error::invalid("SCHEMA_MALFORMED", error.to_string()))?;
+                let tablet = self.led_here(message.tablet)?;
+                tablet.set_schema(schema.into(), message.require_empty).await?;
+                Ok(wire::SetSchemaResponse {})
+            },
+        )
+        .await
+    }
+}
+
+fn handle_error(error: HandleError) -> Error {
+    let message = error.to_string();
+    match error {
+        HandleError::UnknownGroup(group) => {
+            Error::new(ErrorKind::NotFound, "GROUP_UNKNOWN", message).object(group.to_string())
+        }
+        HandleError::Malformed(_) => Error::invalid("MESSAGE_MALFORMED", message),
+        HandleError::Failed(_) => Error::new(ErrorKind::Unavailable, "GROUP_FAILED", message),
+    }
+}

@@ -1,0 +1,90 @@
+//! Acknowledge feed: a peer has every record up to `seq`; what no peer needs any more is trimmed (R13).
+//!
+//! ```text
+//! acknowledge feed := 0x07 | peer u16 | seq u64
+//! ```
+
+use crate::apply::Step;
+use crate::feed::FeedEntry;
+use crate::response;
+use crate::state::{Ack, ack_key, fault};
+use bytes::Bytes;
+use tidemark_base::codec::{Malformed, Reader};
+use tidemark_base::{Error, ErrorKind, RegionId, TableSchema};
+use tidemark_consensus::StateMachineFault;
+
+pub(crate) const KIND: u8 = 7;
+
+/// The decoded command.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct AcknowledgeFeed {
+    pub(crate) peer: RegionId,
+    pub(crate) seq: u64,
+}
+
+pub(crate) fn encode(peer: RegionId, seq: u64) -> Bytes {
+    let mut out = vec![KIND];
+    out.extend_from_slice(&peer.0.to_le_bytes());
+    out.extend_from_slice(&seq.to_le_bytes());
+    out.into()
+}
+
+pub(crate) fn decode(r: &mut Reader<'_>) -> Result<AcknowledgeFeed, Malformed> {
+    Ok(AcknowledgeFeed {
+        peer: RegionId(r.u16()?),
+        seq: r.u64()?,
+    })
+}
+
+pub(crate) fn apply(command: AcknowledgeFeed, step: &mut Step<'_>) -> Result<Bytes, StateMachineFault> {
+    let AcknowledgeFeed { peer, seq } = command;
+    let Some(schema) = step.state.schema.clone().filter(|s| s.peers.contains(&peer)) else {
+        return Ok(refuse("PEER_UNKNOWN", format!("{peer} is not a peer of this table")));
+    };
+    let last = step.state.marks.feed_next - 1;
+    if seq > last {
+        return Ok(refuse(
+            "ACK_AHEAD",
+            format!("record {seq} was never written; the last is {last}"),
+        ));
+    }
+    let known = step.state.acks.get(&peer).copied().unwrap_or_default();
+    if seq <= known.seq {
+        return Ok(response::ok(&[]));
+    }
+    step.commit()?;
+    let hlc = closed_after(step, seq)?.unwrap_or(known.hlc);
+    let ack = Ack { seq, hlc };
+    step.batch().put_state(&ack_key(peer), &ack.encode());
+    step.state.acks.insert(peer, ack);
+    trim(step, &schema);
+    Ok(response::ok(&[]))
+}
+
+/// Through which hlc a peer has everything once it has that record; `None` for a number below the feed's beginning.
+fn closed_after(step: &Step<'_>, seq: u64) -> Result<Option<u64>, StateMachineFault> {
+    let records = step.engine.feed(seq, 1).map_err(fault)?;
+    let record = records.first().filter(|r| r.seq == seq);
+    let decoded = record.map(|r| FeedEntry::decode(&r.bytes)).transpose();
+    // A record that does not decode any more ships as unreadable; what it closed is not known, so the stable cut waits.
+    Ok(decoded.unwrap_or_default().map(|entry| entry.last_stamp().hlc))
+}
+
+/// Forgets the records that every peer has. A peer that never acknowledged holds everything.
+pub(crate) fn trim(step: &mut Step<'_>, schema: &TableSchema) {
+    let acks = &step.state.acks;
+    let needed = schema
+        .peers
+        .iter()
+        .map(|p| acks.get(p).map_or(0, |a| a.seq) + 1)
+        .min()
+        .unwrap_or(step.state.marks.feed_next);
+    if needed > step.state.marks.feed_first {
+        step.state.marks.feed_first = needed;
+        step.batch().trim_feed(needed);
+    }
+}
+
+fn refuse(reason: &'static str, message: String) -> Bytes {
+    response::failed(&Error::new(ErrorKind::FailedPrecondition, reason, message))
+}

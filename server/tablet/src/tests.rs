@@ -1,0 +1,7 @@
+//! Tests of apply with a list of entries on the memory engine, without any task: what the log says is what happens.
+
+mod golden;
+mod operations;
+mod properties;
+mod remote;
+mod support;

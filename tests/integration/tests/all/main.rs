@@ -1,0 +1,13 @@
+//! Tests on real processes. One binary, so that linking happens once; one test at a time, see `scene::alone`.
+
+mod bad_input;
+mod conflicts;
+mod damage;
+mod disk;
+mod leaders;
+mod quarantine;
+mod replication;
+mod restarts;
+mod sensors;
+mod single;
+mod wiped;
