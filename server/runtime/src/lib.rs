@@ -10,6 +10,7 @@
 //! tasks     named tasks; a panic is never silent
 //! metrics   one registry; families with a bounded number of label sets
 //! budget    a semaphore counted in bytes: back-pressure for whatever holds payloads
+//! planted   mistakes on purpose, in test builds only, that the tests must find
 //! ```
 //!
 //! This crate is the only place in the server that reads the system's clock or its entropy (kept by the tidy tests).
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod entropy;
 pub mod hlc;
 pub mod metrics;
+pub mod planted;
 pub mod shutdown;
 pub mod tasks;
 
