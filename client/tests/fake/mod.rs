@@ -8,13 +8,14 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidemark_base::cells::{CellsBuilder, PackedCell};
 use tidemark_base::{FamilyId, MutationRef, PackedBatch, RowRange, RowRef};
 use tidemark_client::{ClientOptions, ClientOptionsBuilder};
 use tidemark_proto::v1;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -85,7 +86,7 @@ pub struct FakeRegion {
     pub state: Arc<Mutex<State>>,
     /// Writes wait while it is false.
     pub gate: watch::Sender<bool>,
-    nodes: Vec<Option<Runtime>>,
+    nodes: Vec<Option<(Runtime, JoinHandle<()>)>>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -151,15 +152,16 @@ impl FakeRegion {
             state: self.state.clone(),
             gate: self.gate.subscribe(),
         };
-        runtime.spawn(async move {
-            tonic::transport::Server::builder()
+        let accepting = runtime.spawn(async move {
+            let served = tonic::transport::Server::builder()
                 .add_service(v1::data_server::DataServer::new(node.clone()).max_decoding_message_size(24 << 20))
                 .add_service(v1::tables_server::TablesServer::new(node.clone()))
                 .add_service(v1::cluster_server::ClusterServer::new(node))
                 .serve_with_incoming(TcpIncoming::from(listener))
-                .await
+                .await;
+            served.unwrap();
         });
-        self.nodes[at] = Some(runtime);
+        self.nodes[at] = Some((runtime, accepting));
     }
 
     /// The table is dropped and made anew: other tablets, other family ids, no rows.
@@ -174,9 +176,18 @@ impl FakeRegion {
 
     /// Closes all of a node's sockets.
     pub fn kill(&mut self, at: usize) {
-        if let Some(runtime) = self.nodes[at].take() {
-            runtime.shutdown_background();
+        let Some((runtime, accepting)) = self.nodes[at].take() else {
+            return;
+        };
+        // The listener goes before the connections, as in a process that dies all at once: otherwise a client could
+        // connect again to what is about to vanish, and a write would be sent that should find nobody.
+        accepting.abort();
+        let until = Instant::now() + Duration::from_secs(10);
+        while !accepting.is_finished() {
+            assert!(Instant::now() < until, "in vain: the listener closes");
+            std::thread::yield_now();
         }
+        runtime.shutdown_background();
     }
 
     pub fn kill_all(&mut self) {

@@ -91,9 +91,9 @@ impl Cluster {
         let home = self.home.path().join(node.to_string());
         let log = self.nodes.remove(&node).map_or_else(MemoryLog::new, |old| old.log);
         let settings = ConsensusSettings {
-            heartbeat_ms: 40,
-            election_timeout_min_ms: 300,
-            election_timeout_max_ms: 600,
+            heartbeat_ms: 100,
+            election_timeout_min_ms: 1_500,
+            election_timeout_max_ms: 2_000,
             snapshot_lag_entries: 4,
             housekeeping_ms: 50,
             ..ConsensusSettings::default()

@@ -12,16 +12,30 @@ use tidemark_consensus::{ConsensusSettings, ProposeError, ReadError, Role};
 
 const G: GroupId = GroupId(7);
 
+/// For tests that lose a leader: an election comes soon, yet not because the machine is busy with another test.
 fn quick() -> ConsensusSettings {
     ConsensusSettings {
         housekeeping_ms: 50,
+        election_timeout_min_ms: 1_500,
+        election_timeout_max_ms: 2_000,
         ..ConsensusSettings::default()
+    }
+}
+
+/// For tests that hold on to one leader: nobody campaigns unless asked, however long a busy machine starves the leader.
+fn calm() -> ConsensusSettings {
+    ConsensusSettings {
+        election_timeout_min_ms: 60_000,
+        election_timeout_max_ms: 80_000,
+        append_timeout_ms: 10_000,
+        read_timeout_ms: 10_000,
+        ..quick()
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_elect_a_leader_and_commit() {
-    let cluster = Cluster::start(3, quick()).await;
+    let cluster = Cluster::start(3, calm()).await;
     cluster.start_group(G).await;
     let leader = cluster.leader(G).await;
     for i in 0..100 {
@@ -92,7 +106,7 @@ async fn a_follower_behind_a_purged_log_gets_a_snapshot_with_its_membership() {
     let settings = ConsensusSettings {
         snapshot_lag_entries: 5,
         snapshot_chunk_bytes: 4096,
-        ..quick()
+        ..calm()
     };
     let mut cluster = Cluster::start(3, settings).await;
     cluster.start_group(G).await;
@@ -202,7 +216,7 @@ async fn leadership_moves_on_request_and_on_shutdown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_destroyed_group_leaves_nothing() {
-    let cluster = Cluster::start(1, quick()).await;
+    let cluster = Cluster::start(1, calm()).await;
     cluster.start_group(G).await;
     let leader = cluster.leader(G).await;
     leader.propose(numbered(0)).await.unwrap();
@@ -219,7 +233,7 @@ async fn a_destroyed_group_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_four_groups_share_one_log() {
-    let cluster = Cluster::start(3, quick()).await;
+    let cluster = Cluster::start(3, calm()).await;
     let groups: Vec<GroupId> = (2..66).map(GroupId).collect();
     for group in &groups {
         cluster.start_group(*group).await;
@@ -239,7 +253,7 @@ async fn sixty_four_groups_share_one_log() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_faulty_state_machine_stops_its_replica_only() {
-    let cluster = Cluster::start(3, quick()).await;
+    let cluster = Cluster::start(3, calm()).await;
     cluster.start_group(G).await;
     let leader = cluster.leader(G).await;
     let sick = cluster.other_than(leader.status().node);
@@ -265,7 +279,7 @@ async fn proposals_in_flight_are_bounded_while_there_is_no_quorum() {
     let settings = ConsensusSettings {
         proposals_in_flight_max: 4,
         propose_timeout_ms: 200,
-        ..quick()
+        ..calm()
     };
     let cluster = Cluster::start(3, settings).await;
     cluster.start_group(G).await;
@@ -287,7 +301,7 @@ async fn proposals_in_flight_are_bounded_while_there_is_no_quorum() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proposal_stamped_in_another_term_is_not_committed() {
-    let cluster = Cluster::start(1, quick()).await;
+    let cluster = Cluster::start(1, calm()).await;
     cluster.start_group(G).await;
     let leader = cluster.leader(G).await;
     let term = leader.status().term;
@@ -329,7 +343,7 @@ async fn members_change() {
 async fn a_full_disk_everywhere_stops_writes_and_nothing_else() {
     let settings = ConsensusSettings {
         propose_timeout_ms: 300,
-        ..quick()
+        ..calm()
     };
     let cluster = Cluster::start(3, settings).await;
     cluster.start_group(G).await;
@@ -393,7 +407,7 @@ async fn a_leader_whose_log_fails_a_sync_stops_and_the_others_go_on() {
 /// A full disk under the state machines (not under the logs): what is committed waits and is then applied in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_machine_without_room_waits_and_goes_on_by_itself() {
-    let cluster = Cluster::start(3, quick()).await;
+    let cluster = Cluster::start(3, calm()).await;
     cluster.start_group(G).await;
     let leader = cluster.leader(G).await;
     leader.propose(numbered(0)).await.unwrap();
@@ -426,7 +440,7 @@ async fn a_state_machine_without_room_waits_and_goes_on_by_itself() {
 async fn a_snapshot_without_room_on_either_side_waits_and_arrives() {
     let settings = ConsensusSettings {
         snapshot_lag_entries: 5,
-        ..quick()
+        ..calm()
     };
     let mut cluster = Cluster::start(3, settings).await;
     cluster.start_group(G).await;

@@ -30,7 +30,7 @@ fn increment(token: u8) -> ReadModifyWrite {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_writes_are_joined_and_reach_every_replica() {
-    let mut cluster = Cluster::start(3, schema(1, EAST, &[]), TabletSettings::default()).await;
+    let mut cluster = Cluster::start_calm(3, schema(1, EAST, &[])).await;
     let leader = cluster.leader().await;
     let writes = (0..500).map(|i| {
         let leader = leader.clone();
@@ -124,7 +124,7 @@ async fn a_follower_behind_a_purged_log_gets_the_engine_of_another() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conditional_writes_are_decided_once() {
-    let mut cluster = Cluster::start(3, schema(1, EAST, &[]), TabletSettings::default()).await;
+    let mut cluster = Cluster::start_calm(3, schema(1, EAST, &[])).await;
     let leader = cluster.leader().await;
     let take = |token: u8, value: &'static str| CheckAndMutate {
         row: Bytes::from_static(b"lock"),

@@ -14,7 +14,7 @@ use tidemark_consensus::testing::{FaultyDisk, MachineDisk, MemoryNetwork};
 use tidemark_consensus::{ConsensusSettings, FileLog, FileLogOptions, Group, Host, HostOptions};
 
 /// How long a test waits for something that should happen soon.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for a condition, with a deadline.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {

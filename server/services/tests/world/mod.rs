@@ -269,7 +269,12 @@ async fn open_host(node: NodeId, dir: &Path, peers: Arc<PeerClients>) -> Host {
         log: MemoryLog::new(),
         snapshot_dir: dir.join("snapshots"),
         transport: peers,
-        settings: ConsensusSettings::default(),
+        // An election comes soon, yet not because the machine is busy with another test.
+        settings: ConsensusSettings {
+            election_timeout_min_ms: 1_500,
+            election_timeout_max_ms: 2_000,
+            ..ConsensusSettings::default()
+        },
     };
     Host::open(options).await.unwrap()
 }
