@@ -162,6 +162,31 @@ impl RegionHandle {
         self.nodes.iter().map(|n| n.spec().grpc.clone()).collect()
     }
 
+    /// Writes the configuration of one node more, which is no seed, and starts nothing: as when a cluster grows.
+    pub fn add_node(&mut self, dir: &Path) -> Result<u64> {
+        let last = self.nodes.last().context("a region has nodes")?.spec().clone();
+        let id = last.id + 1;
+        let beside = |address: &str| -> Result<String> {
+            let address: std::net::SocketAddrV4 = address.parse()?;
+            let [a, b, c, d] = address.ip().octets();
+            Ok(format!("{a}.{b}.{c}.{}:{}", d + 1, address.port()))
+        };
+        let spec = NodeSpec {
+            id,
+            zone: format!("{}-{}", self.name, (b'a' + (id - 1) as u8) as char),
+            grpc: beside(&last.grpc)?,
+            admin: beside(&last.admin)?,
+            ..last
+        };
+        let node = NodeProcess::new(
+            &binary("tidemarkd")?,
+            &dir.join(&self.name).join(format!("node-{id}")),
+            spec,
+        )?;
+        self.nodes.push(node);
+        Ok(id)
+    }
+
     /// Starts every node that is not running.
     pub fn start_all(&mut self) -> Result<()> {
         for node in &mut self.nodes {

@@ -3,7 +3,9 @@
 mod bad_input;
 mod conflicts;
 mod damage;
+mod demo;
 mod disk;
+mod joining;
 mod leaders;
 mod quarantine;
 mod replication;
