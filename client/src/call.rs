@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(ms(2, None, 1.0), 20);
         assert_eq!(ms(3, None, 0.0), 80);
         assert_eq!(ms(3, Some(700), 0.0), 700);
-        assert_eq!(ms(1_000_000, None, 0.0), 1_000);
+        assert_eq!(ms(1_000_000, None, 0.0), 200);
         assert_eq!(ms(1, Some(3_600_000), 0.0), 5_000);
     }
 }

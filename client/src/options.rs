@@ -18,7 +18,8 @@ pub struct RegionEndpoints {
 pub struct RetryPolicy {
     /// Pause before the first repeat; 20 ms. Every pause is shortened by a random part of up to a half.
     pub initial: Duration,
-    /// Greatest pause; 1 s.
+    /// Greatest pause; 200 ms. A tablet gets its next leader in half a second to a second; a longer pause would add itself
+    /// to that gap. A server that is overloaded asks for more by its own hint.
     pub max: Duration,
     /// Factor from one pause to the next; 2.
     pub multiplier: f64,
@@ -30,7 +31,7 @@ impl Default for RetryPolicy {
     fn default() -> RetryPolicy {
         RetryPolicy {
             initial: Duration::from_millis(20),
-            max: Duration::from_secs(1),
+            max: Duration::from_millis(200),
             multiplier: 2.0,
             deadline: Duration::from_secs(30),
         }

@@ -5,7 +5,7 @@ use crate::load::FAMILY;
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tidemark_client::{Client, ClientOptions, Family, LinkStatus, Peer, RetryPolicy, Table, TableSpec};
+use tidemark_client::{Client, ClientOptions, Family, LinkStatus, Peer, Table, TableSpec};
 use tidemark_harness::{World, WorldOptions};
 
 /// The table of the demo.
@@ -46,12 +46,7 @@ impl Stage {
         let mut world = World::start(options).await.context("the servers did not start")?;
         let mut builder = ClientOptions::builder()
             .failover_after(FAILOVER_AFTER)
-            .failback_after(FAILBACK_AFTER)
-            // Asks again soon: what is measured is the service's gap, not the client's patience.
-            .retry(RetryPolicy {
-                max: Duration::from_millis(100),
-                ..RetryPolicy::default()
-            });
+            .failback_after(FAILBACK_AFTER);
         let mut only = Vec::new();
         for name in REGIONS {
             let addresses = world.region(name)?.addresses();
