@@ -70,6 +70,8 @@ pub struct GarbageReport {
     pub cells_dropped: u64,
     /// Tombstones dropped.
     pub tombstones_dropped: u64,
+    /// Nothing was looked at, because nothing can have become garbage since the last collection.
+    pub skipped: bool,
 }
 
 /// An order-free digest of the visible cells of a range (R25): the sum of two ranges' digests is the digest of both.
@@ -136,7 +138,8 @@ pub trait Engine: Send + Sync {
     fn write_batch(&self) -> Box<dyn WriteBatch + '_>;
 
     /// Sets the schema that reads and garbage collection use. The caller persists it as a state record and sets it again
-    /// at open. Facts of families that the schema does not name are invisible, and kept.
+    /// at open. Facts of families that it does not name are invisible, and kept; facts of families that it names as dropped
+    /// are invisible, and garbage.
     fn set_schema(&self, schema: Arc<TableSchema>);
 
     /// A state record.
@@ -174,7 +177,8 @@ pub trait Engine: Send + Sync {
     /// Writes a self-contained, fsynced copy into `dir`, which must not exist; hard links where possible.
     fn checkpoint(&self, dir: &Path) -> Result<(), EngineError>;
     /// Flushes, then compacts everything and forgets what nobody can see and no arrival can revive. Blocks; reads and
-    /// writes go on. Neutral to every read and every later merge (R6).
+    /// writes go on. Neutral to every read and every later merge (R6). Where nothing can have become garbage since the last
+    /// call, it does nothing and says so.
     fn collect_garbage(&self, cut: GarbageCut) -> Result<GarbageReport, EngineError>;
     /// Bytes on disk.
     fn disk_bytes(&self) -> u64;

@@ -9,6 +9,7 @@
 //! plan       a read filter made ready
 //! view       facts in, visible cells out: the one read path          R4, R10, R11, O15
 //! reap       which facts may be forgotten: the one judge             R6, R12, O2
+//! due        whether a collection can forget anything at all
 //! ops        digests, sweeps, all facts: over either store
 //! rocks      the product: one RocksDB a tablet, node-wide resources shared
 //! memory     the twin
@@ -29,6 +30,7 @@
 
 pub mod api;
 mod cover;
+mod due;
 pub mod key;
 pub mod memory;
 pub mod ops;

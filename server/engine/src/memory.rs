@@ -13,9 +13,10 @@
 use crate::api::{
     CellCursor, Engine, EngineError, FeedRecord, GarbageCut, GarbageReport, RangeDigest, WriteBatch, WriteSize,
 };
+use crate::due::LastCollection;
 use crate::key::{self, RangeTombstone};
 use crate::ops::{self, Edit};
-use crate::reap::{Reaper, Rules};
+use crate::reap::{Leftovers, Reaper, Rules};
 use crate::source::FactSource;
 use crate::view::{RangeTombstones, View};
 use bytes::Bytes;
@@ -45,6 +46,9 @@ struct Inner {
     poisoned: Option<String>,
     /// After so many commits, so many find no room.
     no_space: (u64, u64),
+    /// Facts ever committed.
+    facts_written: u64,
+    last_collection: LastCollection,
 }
 
 /// The maps are copied when a reader or the durable cut still holds them: readers see one moment, and never wait.
@@ -87,6 +91,7 @@ impl MemoryEngine {
         let mut inner = self.inner.lock();
         inner.now = inner.durable.clone();
         inner.schema = None;
+        inner.last_collection.forget();
         inner.unflushed_bytes = 0;
         inner.poisoned = None;
     }
@@ -111,7 +116,7 @@ impl MemoryEngine {
         self.sweep(now_micros, None).map(|_| ())
     }
 
-    fn sweep(&self, now_micros: i64, stable: Option<Stamp>) -> Result<GarbageReport, EngineError> {
+    fn sweep(&self, now_micros: i64, stable: Option<Stamp>) -> Result<(GarbageReport, Leftovers, bool), EngineError> {
         let mut inner = self.inner.lock();
         let mut reaper = Reaper::new(Rules {
             schema: inner.schema.clone(),
@@ -120,31 +125,42 @@ impl MemoryEngine {
             stable,
         });
         let mut edits = Vec::new();
-        let count = ops::sweep(MapSource::new(&inner.now.facts), &mut reaper, |edit| {
+        let count = ops::sweep(MapSource::new(&inner.now.facts), &mut reaper, |edit, _| {
             edits.push(edit);
             Ok(())
         })?;
         for alarm in reaper.take_alarms() {
             tracing::error!("corruption in memory: {alarm}");
         }
+        let mut leftovers = reaper.leftovers();
+        let changed = !edits.is_empty();
         let facts = Arc::make_mut(&mut inner.now.facts);
         for edit in edits {
             match edit {
                 Edit::Delete(key) => facts.remove(&key[..]),
                 Edit::Strip(key) => facts.insert(key.into(), Bytes::from_static(&[key::VALUE_DEAD])),
+                Edit::Move(key, value) => facts.insert(key.into(), value.into()),
             };
         }
         let mut report = GarbageReport {
             cells_dropped: count.cells_dropped,
             tombstones_dropped: count.tombstones_dropped,
+            skipped: false,
         };
+        let above = |t: &&RangeTombstone| stable.is_none_or(|stable| t.stamp > stable);
+        inner
+            .now
+            .ranges
+            .iter()
+            .filter(above)
+            .for_each(|t| leftovers.tombstone(t.stamp));
         if let Some(stable) = stable.filter(|_| !count.ranges_needed) {
             let ranges = Arc::make_mut(&mut inner.now.ranges);
             let before = ranges.len();
             ranges.retain(|t| t.stamp > stable);
             report.tombstones_dropped += (before - ranges.len()) as u64;
         }
-        Ok(report)
+        Ok((report, leftovers, changed))
     }
 
     fn facts_source(&self) -> MapSource {
@@ -301,6 +317,7 @@ impl WriteBatch for MemoryBatch<'_> {
             (after, _) => inner.no_space.0 = after - 1,
         }
         inner.unflushed_bytes += self.size.bytes as u64;
+        inner.facts_written += self.size.facts as u64;
         let now = &mut inner.now;
         for op in self.ops {
             match op {
@@ -475,8 +492,23 @@ impl Engine for MemoryEngine {
 
     fn collect_garbage(&self, cut: GarbageCut) -> Result<GarbageReport, EngineError> {
         self.flush()?;
-        let report = self.sweep(cut.now_micros, Some(cut.stable))?;
+        let (facts_written, schema) = {
+            let inner = self.inner.lock();
+            if !inner
+                .last_collection
+                .is_due(cut, inner.schema.as_ref(), inner.facts_written)
+            {
+                return Ok(GarbageReport {
+                    skipped: true,
+                    ..GarbageReport::default()
+                });
+            }
+            (inner.facts_written, inner.schema.clone())
+        };
+        let (report, leftovers, changed) = self.sweep(cut.now_micros, Some(cut.stable))?;
         self.flush()?;
+        let last = &mut self.inner.lock().last_collection;
+        last.note(cut, schema, facts_written, leftovers, changed);
         Ok(report)
     }
 

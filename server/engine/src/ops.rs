@@ -190,6 +190,8 @@ pub(crate) enum Edit {
     Delete(Vec<u8>),
     /// Replace its value by the dead marker.
     Strip(Vec<u8>),
+    /// Write the same fact, with this key and value, where its family's facts belong.
+    Move(Vec<u8>, Vec<u8>),
 }
 
 /// What a sweep decided.
@@ -197,6 +199,8 @@ pub(crate) enum Edit {
 pub(crate) struct SweepCount {
     pub(crate) cells_dropped: u64,
     pub(crate) tombstones_dropped: u64,
+    /// Changes of any kind.
+    pub(crate) edits: u64,
     /// Row ranges hide cells that had to be kept, so they stay.
     pub(crate) ranges_needed: bool,
 }
@@ -206,7 +210,7 @@ pub(crate) struct SweepCount {
 pub(crate) fn sweep<S: FactSource>(
     mut source: S,
     reaper: &mut Reaper,
-    mut apply: impl FnMut(Edit) -> Result<(), EngineError>,
+    mut apply: impl FnMut(Edit, FamilyId) -> Result<(), EngineError>,
 ) -> Result<SweepCount, EngineError> {
     let mut count = SweepCount::default();
     let mut tombstones: Vec<Vec<u8>> = Vec::new();
@@ -220,12 +224,23 @@ pub(crate) fn sweep<S: FactSource>(
             row.extend_from_slice(&key[..length]);
         }
         match reaper.judge(key, value) {
+            Verdict::Keep if source.misplaced(reaper.family()) => {
+                count.edits += 1;
+                apply(Edit::Move(key.to_vec(), value.to_vec()), reaper.family())?;
+            }
             Verdict::Keep => {}
-            Verdict::Strip => apply(Edit::Strip(key.to_vec()))?,
-            Verdict::Drop if value.first() == Some(&key::VALUE_TOMBSTONE) => tombstones.push(key.to_vec()),
-            Verdict::Drop => {
-                count.cells_dropped += 1;
-                apply(Edit::Delete(key.to_vec()))?;
+            Verdict::Strip => {
+                count.edits += 1;
+                apply(Edit::Strip(key.to_vec()), reaper.family())?;
+            }
+            Verdict::Drop if is_tombstone(value) => tombstones.push(key.to_vec()),
+            Verdict::Drop | Verdict::Forget => {
+                match is_tombstone(value) {
+                    true => count.tombstones_dropped += 1,
+                    false => count.cells_dropped += 1,
+                }
+                count.edits += 1;
+                apply(Edit::Delete(key.to_vec()), reaper.family())?;
             }
         }
         source.next();
@@ -235,11 +250,15 @@ pub(crate) fn sweep<S: FactSource>(
     Ok(count)
 }
 
+fn is_tombstone(value: &[u8]) -> bool {
+    value.first() == Some(&key::VALUE_TOMBSTONE)
+}
+
 fn end_row(
     reaper: &mut Reaper,
     tombstones: &mut Vec<Vec<u8>>,
     count: &mut SweepCount,
-    apply: &mut impl FnMut(Edit) -> Result<(), EngineError>,
+    apply: &mut impl FnMut(Edit, FamilyId) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
     if reaper.take_unknown_killed() {
         count.ranges_needed = true;
@@ -247,7 +266,8 @@ fn end_row(
     }
     for tombstone in tombstones.drain(..) {
         count.tombstones_dropped += 1;
-        apply(Edit::Delete(tombstone))?;
+        count.edits += 1;
+        apply(Edit::Delete(tombstone), FamilyId(0))?;
     }
     Ok(())
 }

@@ -2,7 +2,9 @@
 //! collection (which sees everything). Both engines use it.
 //!
 //! ```text
-//! for every cell, in key order:
+//! for every fact, in key order:
+//!   of a family that was dropped                                        drop, tombstones too
+//! for every cell of a living family:
 //!   expired for good (R10)                                              drop
 //!   beyond a version limit for good                                     drop
 //!   superseded at its coordinate, in the same era                       drop
@@ -12,6 +14,8 @@
 //! a tombstone: only if everything was seen and its stamp is at or below the stable cut (R12)
 //! ```
 //! Why each of them is neutral to every later arrival (R6, INV-10):
+//! - *Of a dropped family*: no reader shows it, now or ever, because ids are not used again (INV-30). Its tombstones hide
+//!   nothing but such cells, so they need not wait for the stable cut.
 //! - *Superseded*: a reader takes the greatest stamp. If the greater one is itself dropped, what drops it (a tombstone,
 //!   expiry, a limit) holds for the smaller one as well.
 //! - *Killed*: every later fact at the coordinate is killed by the same tombstone or has a greater stamp. The tombstone
@@ -21,8 +25,8 @@
 //!   once `limit(e)` greater versions of its column have a fact **of that era**. Counting what earlier eras left over
 //!   would be wrong: a fact that arrives late in an earlier era can push those out.
 //!
-//! Cells of families that the schema does not name are kept, and so are the tombstones that kill them: how they count
-//! is known only once their family is.
+//! Cells of families that are unknown (neither living nor dropped) are kept, and so are the tombstones that kill them: how
+//! they count is known only once their family is.
 
 use crate::cover::Cover;
 use crate::key::{self, Level, QUALIFIER_AT, VALUE_LIVE, What};
@@ -37,7 +41,10 @@ pub(crate) enum Verdict {
     Keep,
     /// A cell: replace its value by the dead marker.
     Strip,
+    /// A cell; or a tombstone, once what it kills in its row is dropped too.
     Drop,
+    /// Drop it at once: nobody sees it and nothing leans on it.
+    Forget,
 }
 
 /// What the judge goes by; fixed for one pass.
@@ -51,6 +58,29 @@ pub(crate) struct Rules {
     pub(crate) stable: Option<Stamp>,
 }
 
+/// What a pass with a stable cut kept although it will go some day, without anything being written: see `due`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Leftovers {
+    /// The least stamp of a tombstone above the cut.
+    pub(crate) first_tombstone: Option<Stamp>,
+    /// When the first of the kept cells may be dropped as expired; microseconds.
+    pub(crate) first_expiry_micros: Option<i64>,
+}
+
+impl Leftovers {
+    /// Notes a tombstone that is above the cut.
+    pub(crate) fn tombstone(&mut self, stamp: Stamp) {
+        self.first_tombstone = Some(self.first_tombstone.map_or(stamp, |first| first.min(stamp)));
+    }
+
+    fn cell(&mut self, family: &FamilySettings, version: i64) {
+        let end = family.ttl_micros.and_then(|ttl| version.checked_add(ttl));
+        if let Some(end) = end.and_then(|end| end.checked_add(OFFSET_MICROS)) {
+            self.first_expiry_micros = Some(self.first_expiry_micros.map_or(end, |first| first.min(end)));
+        }
+    }
+}
+
 /// Judges facts in key order.
 pub(crate) struct Reaper {
     rules: Rules,
@@ -60,6 +90,8 @@ pub(crate) struct Reaper {
     family: FamilyId,
     /// Index into the schema's families.
     settings: Option<usize>,
+    /// The family was dropped.
+    dropped: bool,
     family_cover: Cover,
     column: Vec<u8>,
     column_cover: Cover,
@@ -68,6 +100,7 @@ pub(crate) struct Reaper {
     coordinate: Option<Coordinate>,
     /// A cell of an unknown family was seen that a tombstone kills.
     unknown_killed: bool,
+    leftovers: Leftovers,
     alarms: Vec<String>,
 }
 
@@ -79,6 +112,9 @@ struct Coordinate {
     /// Eras of the facts before that count.
     eras: Eras,
 }
+
+/// How far apart the clocks of readers may be (R8).
+const OFFSET_MICROS: i64 = (limits::MAX_OFFSET_MS * 1_000) as i64;
 
 /// Tied facts are reported once a pass and column; more would only repeat it.
 const ALARMS_MAX: usize = 16;
@@ -92,12 +128,14 @@ impl Reaper {
             row_cover: Cover::default(),
             family: FamilyId(0),
             settings: None,
+            dropped: false,
             family_cover: Cover::default(),
             column: Vec::new(),
             column_cover: Cover::default(),
             counts: Default::default(),
             coordinate: None,
             unknown_killed: false,
+            leftovers: Leftovers::default(),
             alarms: Vec::new(),
         }
     }
@@ -117,6 +155,9 @@ impl Reaper {
         if tail.level != Level::Row && tail.family != self.family {
             self.enter_family(tail.family);
         }
+        if self.dropped && tail.level != Level::Row {
+            return Verdict::Forget;
+        }
         if tail.level == Level::Column {
             let column = &key[tail_at + QUALIFIER_AT..tail_at + tail.qualifier_end];
             if column != self.column {
@@ -133,7 +174,10 @@ impl Reaper {
                 cover.add(versions, stamp);
                 match self.rules.stable {
                     Some(stable) if stamp <= stable => Verdict::Drop,
-                    _ => Verdict::Keep,
+                    _ => {
+                        self.leftovers.tombstone(stamp);
+                        Verdict::Keep
+                    }
                 }
             }
             What::Cell { version, stamp } => self.judge_cell(version, stamp, value.first() == Some(&VALUE_LIVE)),
@@ -143,6 +187,16 @@ impl Reaper {
     /// True if, since it was asked last, a cell was kept that only a tombstone hides: that tombstone must stay.
     pub(crate) fn take_unknown_killed(&mut self) -> bool {
         std::mem::take(&mut self.unknown_killed)
+    }
+
+    /// The family of the fact judged last; `FamilyId(0)` at row level.
+    pub(crate) fn family(&self) -> FamilyId {
+        self.family
+    }
+
+    /// What was kept so far and will go some day.
+    pub(crate) fn leftovers(&self) -> Leftovers {
+        self.leftovers
     }
 
     /// Messages of R5's alarm, and forgets them.
@@ -165,6 +219,7 @@ impl Reaper {
         self.family = family;
         let schema = self.rules.schema.as_ref();
         self.settings = schema.and_then(|schema| schema.families.iter().position(|f| f.id == family));
+        self.dropped = schema.is_some_and(|schema| schema.is_dropped(family));
         self.family_cover.clear();
         self.enter_column(&[]);
     }
@@ -202,6 +257,9 @@ impl Reaper {
             }
             (Some(family), before) => self.verdict(family, version, stamp, live, before),
         };
+        if let Some(family) = settings.filter(|_| matches!(verdict, Verdict::Keep | Verdict::Strip)) {
+            self.leftovers.cell(family, version);
+        }
         let era = settings.and_then(|f| counted_era(f, stamp, |hlc_max| self.killed(version, stamp, hlc_max)));
         if let Some(era) = era {
             eras.insert(era);
@@ -278,6 +336,5 @@ impl Reaper {
 
 /// True if no reader anywhere, whatever its clock within the bounds of R8, can still see that version.
 fn expired_for_good(family: &FamilySettings, version: i64, now_micros: i64) -> bool {
-    let offset_micros = (limits::MAX_OFFSET_MS * 1_000) as i64;
-    family.expired(version, now_micros.saturating_sub(offset_micros))
+    family.expired(version, now_micros.saturating_sub(OFFSET_MICROS))
 }

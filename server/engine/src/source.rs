@@ -2,6 +2,7 @@
 //! RocksDB and a walk over a map in memory.
 
 use crate::api::EngineError;
+use tidemark_base::FamilyId;
 
 /// Entries of the facts space in key order, from one moment.
 pub(crate) trait FactSource: Send {
@@ -19,6 +20,10 @@ pub(crate) trait FactSource: Send {
     fn status(&self) -> Result<(), EngineError>;
     /// An error that names this store.
     fn corruption(&self, what: String) -> EngineError;
+    /// True if the entry, a fact of that family, should be kept in another place of this store by now.
+    fn misplaced(&self, _family: FamilyId) -> bool {
+        false
+    }
 }
 
 /// How many entries are stepped over before a seek is cheaper: a step costs about 0.3 µs, a seek some 5 to 10.

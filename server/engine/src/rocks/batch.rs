@@ -5,13 +5,17 @@ use super::engine::{META_STATE, RANGE_STATE};
 use crate::api::{EngineError, WriteBatch, WriteSize};
 use crate::key::{self, RangeTombstone};
 use crate::memory::{family_zero, range_tombstone};
-use tidemark_base::{CellRef, TombstoneRef};
+use tidemark_base::{CellRef, FamilyId, Scope, TombstoneRef};
 
 /// A batch before its commit.
 pub(super) struct RocksBatch<'a> {
     pub(super) engine: &'a RocksEngine,
     pub(super) batch: rocksdb::WriteBatch,
     pub(super) ranges: Vec<RangeTombstone>,
+    /// Bit `n`: facts were put into layer `n`.
+    pub(super) layers: u8,
+    /// The family that was asked for last, and its layer.
+    layer: (FamilyId, usize),
     /// Keys of state records that are written, in their space.
     pub(super) state_keys: Vec<Vec<u8>>,
     pub(super) feed: Vec<FeedChange>,
@@ -32,12 +36,24 @@ impl<'a> RocksBatch<'a> {
             engine,
             batch: rocksdb::WriteBatch::default(),
             ranges: Vec::new(),
+            layers: 0,
+            layer: (FamilyId(0), 0),
             state_keys: Vec::new(),
             feed: Vec::new(),
             size: WriteSize::default(),
             invalid: None,
             value: Vec::new(),
         }
+    }
+
+    /// Puts a fact where facts of that family belong.
+    fn put_fact(&mut self, family: FamilyId, key: &[u8], value: &[u8]) {
+        if self.layer.0 != family {
+            self.layer = (family, self.engine.layer_of(family));
+        }
+        let layer = self.layer.1;
+        self.layers |= 1 << layer;
+        self.batch.put_cf(self.engine.facts_cf(layer), key, value);
     }
 
     fn count(&mut self, facts: usize, bytes: usize) {
@@ -72,17 +88,23 @@ impl WriteBatch for RocksBatch<'_> {
             cell.stamp,
             cell.value,
         );
-        self.value.clear();
-        self.value.push(key::VALUE_LIVE);
-        self.value.extend_from_slice(cell.value);
-        self.batch.put_cf(self.engine.facts_cf(), &key, &self.value);
+        let mut value = std::mem::take(&mut self.value);
+        value.clear();
+        value.push(key::VALUE_LIVE);
+        value.extend_from_slice(cell.value);
+        self.put_fact(cell.family, &key, &value);
+        self.value = value;
         self.count(1, key.len() + cell.value.len() + 1);
     }
 
     fn put_tombstone(&mut self, tombstone: TombstoneRef<'_>) {
         match key::tombstone_key(tombstone) {
             Some(key) => {
-                self.batch.put_cf(self.engine.facts_cf(), &key, [key::VALUE_TOMBSTONE]);
+                let family = match tombstone.scope {
+                    Scope::Column { family, .. } | Scope::Family { family } => family,
+                    Scope::Row | Scope::RowRange { .. } => FamilyId(0),
+                };
+                self.put_fact(family, &key, &[key::VALUE_TOMBSTONE]);
                 self.count(1, key.len() + 1);
             }
             None => {

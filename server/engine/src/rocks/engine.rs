@@ -21,27 +21,26 @@
 use super::batch::{FeedChange, RocksBatch, range_key, state_key};
 use super::error::{self, io};
 use super::feed::FeedMeter;
-use super::filter::{FilterFactory, FilterState};
-use super::install;
-use super::shared::{FACTS, FEED, RocksShared, STATE};
+use super::filter::FilterState;
+use super::shared::{FACTS, FEED, LAYERS, RocksShared, STATE};
+use super::source::RocksSource;
 use crate::api::{CellCursor, Engine, EngineError, FeedRecord, GarbageCut, GarbageReport, RangeDigest, WriteBatch};
+use crate::due::LastCollection;
 use crate::key::{self, RangeTombstone};
 use crate::ops::{self, Edit};
-use crate::reap::{Reaper, Rules};
+use crate::reap::{Leftovers, Reaper, Rules};
 use crate::source::FactSource;
 use crate::view::{RangeTombstones, View};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{
-    BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, DBRawIterator, FlushOptions, ReadOptions, WriteOptions,
-};
+use rocksdb::{BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, FlushOptions, ReadOptions, WriteOptions};
 use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use tidemark_base::fact::Fact;
 use tidemark_base::range::prefix_end;
 use tidemark_base::{FamilyId, ReadSpec, RowRange, TableSchema};
@@ -66,13 +65,20 @@ pub struct RocksEngine {
     schema: ArcSwapOption<TableSchema>,
     /// What background compaction goes by.
     filter: Arc<FilterState>,
-    /// Held for reading while an iterator is made, for writing while a row range is committed: a reader sees both or
-    /// neither.
+    /// Held for reading while iterators are made, for writing while a row range or a batch over several layers of facts is
+    /// committed: a reader sees all of it or nothing.
     ranges: RwLock<RangeTombstones>,
+    /// Bit `n`: layer `n` of the facts may hold something. Set while `ranges` is held for writing; never cleared.
+    layers: AtomicU8,
     writer: Mutex<Writer>,
     /// One flush at a time, so that "what was noted before" has one meaning.
     flushing: Mutex<()>,
     unflushed_bytes: AtomicU64,
+    /// Facts ever committed through this handle. It rises after the write, so whoever reads it first and the facts then
+    /// has seen at least what it counts.
+    facts_written: AtomicU64,
+    /// One collection at a time, and what the last one left.
+    collecting: Mutex<LastCollection>,
     poisoned: Mutex<Option<String>>,
     _shared: Arc<RocksShared>,
 }
@@ -88,14 +94,12 @@ struct Writer {
 type Notes = HashMap<Vec<u8>, Option<Bytes>>;
 
 impl RocksEngine {
-    /// Opens the tablet in `dir`, or creates it (mode 0700; the parent must exist). Finishes an interrupted
-    /// [`install`](super::install). `clock` is only asked by background compactions, for expiry; give it one that is not
+    /// Opens the tablet in `dir`, or creates it (mode 0700; the parent must exist). `clock` is only asked by background compactions, for expiry; give it one that is not
     /// ahead of what the tablet has applied and flushed, because what is replayed after a crash must find its cells.
     ///
     /// Fails with [`EngineError::Corruption`] if RocksDB sees damage already now, with [`EngineError::Io`] if another
     /// process has the directory. Until [`Engine::set_schema`] nothing is visible and nothing is forgotten.
     pub fn open(dir: &Path, shared: &Arc<RocksShared>, clock: SharedClock) -> Result<RocksEngine, EngineError> {
-        install::finish(dir)?;
         match std::fs::DirBuilder::new().mode(0o700).create(dir) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(io(dir, &e)),
             _ => {}
@@ -106,8 +110,9 @@ impl RocksEngine {
             range_tombstones: ArcSwap::default(),
             clock,
             cells_dropped: AtomicU64::new(0),
+            compactions: AtomicU64::new(0),
         });
-        let families = shared.column_families(FilterFactory(filter.clone()));
+        let families = shared.column_families(&filter);
         let db = DB::open_cf_descriptors(shared.database(), dir, families).map_err(|e| error::map(dir, &e))?;
         let engine = RocksEngine {
             db,
@@ -115,9 +120,12 @@ impl RocksEngine {
             schema: ArcSwapOption::empty(),
             filter,
             ranges: RwLock::default(),
+            layers: AtomicU8::new(1),
             writer: Mutex::default(),
             flushing: Mutex::default(),
             unflushed_bytes: AtomicU64::new(0),
+            facts_written: AtomicU64::new(0),
+            collecting: Mutex::default(),
             poisoned: Mutex::default(),
             _shared: shared.clone(),
         };
@@ -137,12 +145,35 @@ impl RocksEngine {
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        self.db
-            .compact_range_cf_opt(self.facts_cf(), None::<&[u8]>, None::<&[u8]>, &options);
+        for facts in self.layers_in_use().map(|layer| self.facts_cf(layer)) {
+            self.db
+                .compact_range_cf_opt(facts, None::<&[u8]>, None::<&[u8]>, &options);
+        }
     }
 
-    pub(super) fn facts_cf(&self) -> &ColumnFamily {
-        self.db.cf_handle(FACTS).expect("opened with this column family")
+    /// Compactions of facts since it was opened, background ones included; for tests and metrics.
+    pub fn compactions(&self) -> u64 {
+        self.filter.compactions.load(Ordering::Relaxed)
+    }
+
+    /// The column family of a layer of the facts: they are numbered as in [`FACTS`].
+    pub(super) fn facts_cf(&self, layer: usize) -> &ColumnFamily {
+        let (name, _) = FACTS[layer];
+        self.db.cf_handle(name).expect("opened with this column family")
+    }
+
+    /// Where facts of that family are put. What it returns may change with the schema, and reads find a fact wherever it
+    /// is: a collection moves what stands elsewhere.
+    pub(super) fn layer_of(&self, family: FamilyId) -> usize {
+        let schema = self.schema.load();
+        let settings = schema.as_ref().and_then(|schema| schema.family(family));
+        let compression = settings.map(|family| family.compression).unwrap_or_default();
+        FACTS.iter().position(|(_, kind)| *kind == compression).unwrap_or(0)
+    }
+
+    fn layers_in_use(&self) -> impl Iterator<Item = usize> + use<> {
+        let used = self.layers.load(Ordering::Acquire);
+        (0..LAYERS).filter(move |layer| used >> layer & 1 == 1)
     }
 
     pub(super) fn feed_cf(&self) -> &ColumnFamily {
@@ -151,6 +182,11 @@ impl RocksEngine {
 
     pub(super) fn state_cf(&self) -> &ColumnFamily {
         self.db.cf_handle(STATE).expect("every RocksDB has this column family")
+    }
+
+    fn all_cfs(&self) -> Vec<&ColumnFamily> {
+        let facts = (0..LAYERS).map(|layer| self.facts_cf(layer));
+        [self.state_cf(), self.feed_cf()].into_iter().chain(facts).collect()
     }
 
     fn check_format(&self) -> Result<(), EngineError> {
@@ -178,6 +214,14 @@ impl RocksEngine {
         let ranges = RangeTombstones::new(ranges);
         self.filter.range_tombstones.store(ranges.clone());
         *self.ranges.write() = ranges;
+        for layer in 1..LAYERS {
+            let mut facts = self.db.raw_iterator_cf(self.facts_cf(layer));
+            facts.seek_to_first();
+            facts.status().map_err(|e| self.error(&e))?;
+            if facts.valid() {
+                self.layers.fetch_or(1 << layer, Ordering::Release);
+            }
+        }
         let mut feed = self.db.raw_iterator_cf(self.feed_cf());
         feed.seek_to_first();
         let first = feed.key().and_then(sequence);
@@ -190,11 +234,11 @@ impl RocksEngine {
         Ok(())
     }
 
-    fn error(&self, error: &rocksdb::Error) -> EngineError {
+    pub(super) fn error(&self, error: &rocksdb::Error) -> EngineError {
         error::map(&self.dir, error)
     }
 
-    fn corruption(&self, what: String) -> EngineError {
+    pub(super) fn corruption(&self, what: String) -> EngineError {
         EngineError::Corruption(format!("{}: {what}", self.dir.display()))
     }
 
@@ -244,12 +288,15 @@ impl RocksEngine {
                 writer.overwritten.insert(key.clone(), old.map(Bytes::from));
             }
         }
-        if batch.ranges.is_empty() {
+        if batch.ranges.is_empty() && self.is_one_layer(batch.layers) {
             self.write_raw(batch.batch)?;
         } else {
             let mut ranges = self.ranges.write();
+            self.layers.fetch_or(batch.layers, Ordering::Release);
             self.write_raw(batch.batch)?;
-            Arc::make_mut(&mut ranges).extend(batch.ranges);
+            if !batch.ranges.is_empty() {
+                Arc::make_mut(&mut ranges).extend(batch.ranges);
+            }
         }
         batch
             .feed
@@ -257,37 +304,84 @@ impl RocksEngine {
             .for_each(|change: &FeedChange| writer.feed.apply(change));
         self.unflushed_bytes
             .fetch_add(batch.size.bytes as u64, Ordering::Relaxed);
+        self.facts_written.fetch_add(batch.size.facts as u64, Ordering::Release);
         Ok(())
     }
 
-    fn facts_source(&self, mut options: ReadOptions) -> RocksSource<'_> {
-        options.set_verify_checksums(true);
-        RocksSource {
-            iterator: self.db.raw_iterator_cf_opt(self.facts_cf(), options),
-            engine: self,
-        }
+    /// True if all facts are in the first layer, those with these bits included: then one iterator sees one moment by itself.
+    fn is_one_layer(&self, more: u8) -> bool {
+        (self.layers.load(Ordering::Acquire) | more) <= 1
     }
 
-    /// A source for a pass over everything, which must not push what readers need out of the cache.
-    fn whole_source(&self) -> RocksSource<'_> {
-        let mut options = ReadOptions::default();
-        options.fill_cache(false);
-        self.facts_source(options)
+    /// `_moment`: what is held while iterators are made, so that all of them are from one.
+    fn facts_source(
+        &self,
+        options: impl Fn() -> ReadOptions,
+        _moment: &RwLockReadGuard<'_, RangeTombstones>,
+    ) -> RocksSource<'_> {
+        let iterators = self.layers_in_use().map(|layer| {
+            let mut options = options();
+            options.set_verify_checksums(true);
+            (layer, self.db.raw_iterator_cf_opt(self.facts_cf(layer), options))
+        });
+        RocksSource::new(self, iterators)
+    }
+
+    /// A source for a pass over everything, which must not push what readers need out of the cache; and the row ranges of
+    /// the same moment.
+    fn whole_source(&self) -> (RocksSource<'_>, RangeTombstones) {
+        let ranges = self.ranges.read();
+        let options = || {
+            let mut options = ReadOptions::default();
+            options.fill_cache(false);
+            options
+        };
+        (self.facts_source(options, &ranges), ranges.clone())
+    }
+
+    /// Writes changes of a collection, which readers see as one where it takes more than one iterator.
+    fn write_edits(&self, batch: rocksdb::WriteBatch) -> Result<(), EngineError> {
+        let _moment = (!self.is_one_layer(0)).then(|| self.ranges.write());
+        self.write_raw(batch)
+    }
+
+    /// Adds one change of a collection. The fact may stand in several layers.
+    fn push_edit(&self, batch: &mut rocksdb::WriteBatch, edit: Edit, family: FamilyId) {
+        let home = self.layer_of(family);
+        let delete = |batch: &mut rocksdb::WriteBatch, key: &[u8], but: Option<usize>| {
+            for layer in self.layers_in_use().filter(|layer| Some(*layer) != but) {
+                batch.delete_cf(self.facts_cf(layer), key);
+            }
+        };
+        let (key, value) = match edit {
+            Edit::Delete(key) => return delete(batch, &key, None),
+            Edit::Strip(key) => (key, vec![key::VALUE_DEAD]),
+            Edit::Move(key, value) => (key, value),
+        };
+        delete(batch, &key, Some(home));
+        if !self.is_one_layer(1 << home) {
+            let _moment = self.ranges.write();
+            self.layers.fetch_or(1 << home, Ordering::Release);
+        }
+        batch.put_cf(self.facts_cf(home), key, value);
     }
 
     fn view(&self, spec: &ReadSpec, now_micros: i64, fill_cache: bool) -> Result<View<RocksSource<'_>>, EngineError> {
-        let mut options = ReadOptions::default();
-        options.fill_cache(fill_cache);
-        if let Some(first) = spec.ranges.first().filter(|range| !range.start.is_empty()) {
-            options.set_iterate_lower_bound(key::row_prefix(&first.start));
-        }
-        if let Some(end) = spec.ranges.last().and_then(|range| range.end.as_ref()) {
-            options.set_iterate_upper_bound(key::row_prefix(end));
-        }
+        let options = || {
+            let mut options = ReadOptions::default();
+            options.fill_cache(fill_cache);
+            if let Some(first) = spec.ranges.first().filter(|range| !range.start.is_empty()) {
+                options.set_iterate_lower_bound(key::row_prefix(&first.start));
+            }
+            if let Some(end) = spec.ranges.last().and_then(|range| range.end.as_ref()) {
+                options.set_iterate_upper_bound(key::row_prefix(end));
+            }
+            options
+        };
         let schema = self.schema.load_full();
         let (source, ranges) = {
             let ranges = self.ranges.read();
-            (self.facts_source(options), ranges.clone())
+            (self.facts_source(options, &ranges), ranges.clone())
         };
         View::new(source, spec, schema.as_deref(), ranges, now_micros)
     }
@@ -310,11 +404,8 @@ impl RocksEngine {
     }
 
     /// Judges everything and writes the verdicts; then forgets row ranges, whose cells are gone now.
-    fn sweep(&self, cut: GarbageCut) -> Result<GarbageReport, EngineError> {
-        let (source, ranges) = {
-            let ranges = self.ranges.read();
-            (self.whole_source(), ranges.clone())
-        };
+    fn sweep(&self, cut: GarbageCut) -> Result<Swept, EngineError> {
+        let (source, ranges) = self.whole_source();
         let mut reaper = Reaper::new(Rules {
             schema: self.schema.load_full(),
             now_micros: cut.now_micros,
@@ -322,13 +413,10 @@ impl RocksEngine {
             stable: Some(cut.stable),
         });
         let mut batch = rocksdb::WriteBatch::default();
-        let count = ops::sweep(source, &mut reaper, |edit| {
-            match edit {
-                Edit::Delete(key) => batch.delete_cf(self.facts_cf(), key),
-                Edit::Strip(key) => batch.put_cf(self.facts_cf(), key, [key::VALUE_DEAD]),
-            }
+        let count = ops::sweep(source, &mut reaper, |edit, family| {
+            self.push_edit(&mut batch, edit, family);
             if batch.size_in_bytes() >= SWEEP_BATCH_BYTES {
-                self.write_raw(std::mem::take(&mut batch))?;
+                self.write_edits(std::mem::take(&mut batch))?;
             }
             Ok(())
         });
@@ -336,7 +424,11 @@ impl RocksEngine {
             tracing::error!(dir = %self.dir.display(), "corruption: {alarm}");
         }
         let count = count?;
-        self.write_raw(batch)?;
+        let changed = count.edits > 0;
+        self.write_edits(batch)?;
+        let mut leftovers = reaper.leftovers();
+        let above = ranges.iter().filter(|t| t.stamp > cut.stable);
+        above.for_each(|t| leftovers.tombstone(t.stamp));
         let gone: Vec<&RangeTombstone> = ranges
             .iter()
             .filter(|t| !count.ranges_needed && t.stamp <= cut.stable)
@@ -353,9 +445,14 @@ impl RocksEngine {
                 held.remove(range);
             });
         }
-        Ok(GarbageReport {
-            cells_dropped: count.cells_dropped,
-            tombstones_dropped: count.tombstones_dropped + gone.len() as u64,
+        Ok(Swept {
+            report: GarbageReport {
+                cells_dropped: count.cells_dropped,
+                tombstones_dropped: count.tombstones_dropped + gone.len() as u64,
+                skipped: false,
+            },
+            leftovers,
+            changed,
         })
     }
 
@@ -371,7 +468,7 @@ impl RocksEngine {
             .live_files()
             .map_err(|e| self.error(&e))?
             .into_iter()
-            .filter(|file| file.column_family_name == FACTS)
+            .filter(|file| FACTS.iter().any(|(name, _)| file.column_family_name == *name))
             .filter_map(|file| Some((file.start_key?, file.size as u64)))
             .collect();
         files.sort();
@@ -391,44 +488,16 @@ impl RocksEngine {
     }
 }
 
+/// What a sweep did and left.
+struct Swept {
+    report: GarbageReport,
+    leftovers: Leftovers,
+    /// It deleted or stripped something, which lies in the files until the next compaction.
+    changed: bool,
+}
+
 fn sequence(key: &[u8]) -> Option<u64> {
     key.try_into().ok().map(u64::from_be_bytes)
-}
-
-struct RocksSource<'a> {
-    iterator: DBRawIterator<'a>,
-    engine: &'a RocksEngine,
-}
-
-impl FactSource for RocksSource<'_> {
-    fn seek(&mut self, key: &[u8]) {
-        self.iterator.seek(key);
-    }
-
-    fn seek_before(&mut self, key: &[u8]) {
-        // At or before; no entry's whole key is a row's prefix.
-        self.iterator.seek_for_prev(key);
-    }
-
-    fn seek_last(&mut self) {
-        self.iterator.seek_to_last();
-    }
-
-    fn next(&mut self) {
-        self.iterator.next();
-    }
-
-    fn entry(&self) -> Option<(&[u8], &[u8])> {
-        self.iterator.item()
-    }
-
-    fn status(&self) -> Result<(), EngineError> {
-        self.iterator.status().map_err(|e| self.engine.error(&e))
-    }
-
-    fn corruption(&self, what: String) -> EngineError {
-        self.engine.corruption(what)
-    }
 }
 
 impl Engine for RocksEngine {
@@ -501,7 +570,7 @@ impl Engine for RocksEngine {
         if self.range_tombstones() > 0 {
             return Ok(false);
         }
-        let mut source = self.whole_source();
+        let (mut source, _) = self.whole_source();
         source.seek(&[]);
         let empty = source.entry().is_none();
         source.status().map(|()| empty)
@@ -512,10 +581,7 @@ impl Engine for RocksEngine {
     }
 
     fn facts(&self) -> Result<Vec<Fact>, EngineError> {
-        let (source, ranges) = {
-            let ranges = self.ranges.read();
-            (self.whole_source(), ranges.clone())
-        };
+        let (source, ranges) = self.whole_source();
         ops::all_facts(source, ranges.iter())
     }
 
@@ -534,7 +600,7 @@ impl Engine for RocksEngine {
         };
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        let families = [self.state_cf(), self.facts_cf(), self.feed_cf()];
+        let families = self.all_cfs();
         let flushed = self.db.flush_cfs_opt(&families, &options);
         let mut writer = self.writer.lock();
         let notes = std::mem::take(&mut writer.flushing);
@@ -576,19 +642,33 @@ impl Engine for RocksEngine {
     }
 
     fn collect_garbage(&self, cut: GarbageCut) -> Result<GarbageReport, EngineError> {
+        let mut last = self.collecting.lock();
+        let (facts_written, schema) = (self.facts_written.load(Ordering::Acquire), self.schema.load_full());
+        if !last.is_due(cut, schema.as_ref(), facts_written) {
+            return Ok(GarbageReport {
+                skipped: true,
+                ..GarbageReport::default()
+            });
+        }
+        last.forget();
         self.flush()?;
         // Compaction first: it drops the bulk while it rewrites anyway, so that the sweep has few changes to write.
         let before = self.filter.cells_dropped.load(Ordering::Relaxed);
         self.compact();
         let compacted = self.filter.cells_dropped.load(Ordering::Relaxed) - before;
-        let mut report = self.sweep(cut)?;
+        let Swept {
+            mut report,
+            leftovers,
+            changed,
+        } = self.sweep(cut)?;
         report.cells_dropped += compacted;
         self.flush()?;
+        last.note(cut, schema, facts_written, leftovers, changed);
         Ok(report)
     }
 
     fn disk_bytes(&self) -> u64 {
-        [self.state_cf(), self.facts_cf(), self.feed_cf()]
+        self.all_cfs()
             .into_iter()
             .map(|family| self.property(family, rocksdb::properties::TOTAL_SST_FILES_SIZE.as_c_str()))
             .sum()
@@ -599,16 +679,18 @@ impl Engine for RocksEngine {
     }
 
     fn middle_row(&self) -> Result<Option<Bytes>, EngineError> {
-        let bytes = self.property(self.facts_cf(), rocksdb::properties::TOTAL_SST_FILES_SIZE.as_c_str());
+        let size = rocksdb::properties::TOTAL_SST_FILES_SIZE.as_c_str();
+        let layers = self.layers_in_use().map(|layer| self.facts_cf(layer));
+        let bytes: u64 = layers.map(|facts| self.property(facts, size)).sum();
         if bytes >= MIDDLE_BY_FILES_BYTES
             && let Some(row) = self.middle_by_files()?
         {
             return Ok(Some(row));
         }
-        ops::middle_row(self.whole_source())
+        ops::middle_row(self.whole_source().0)
     }
 
     fn has_family_facts(&self, family: FamilyId) -> Result<bool, EngineError> {
-        ops::has_family(self.whole_source(), family)
+        ops::has_family(self.whole_source().0, family)
     }
 }

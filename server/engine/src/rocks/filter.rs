@@ -27,6 +27,8 @@ pub(super) struct FilterState {
     pub(super) range_tombstones: ArcSwap<std::collections::BTreeSet<crate::key::RangeTombstone>>,
     pub(super) clock: SharedClock,
     pub(super) cells_dropped: AtomicU64,
+    /// Filters made: one for each compaction.
+    pub(super) compactions: AtomicU64,
 }
 
 impl FilterState {
@@ -47,6 +49,7 @@ impl CompactionFilterFactory for FilterFactory {
     type Filter = Filter;
 
     fn create(&mut self, _context: CompactionFilterContext) -> Filter {
+        self.0.compactions.fetch_add(1, Ordering::Relaxed);
         Filter {
             reaper: Reaper::new(self.0.rules()),
             state: self.0.clone(),
@@ -71,7 +74,7 @@ impl CompactionFilter for Filter {
         match self.reaper.judge(key, value) {
             Verdict::Keep => CompactionDecision::Keep,
             Verdict::Strip => CompactionDecision::Change(&[crate::key::VALUE_DEAD]),
-            Verdict::Drop => {
+            Verdict::Drop | Verdict::Forget => {
                 self.cells_dropped += 1;
                 CompactionDecision::Remove
             }

@@ -5,9 +5,9 @@
 //! shared     node-wide resources and all options
 //! engine     open, commit, flush and the durable cut, the Engine trait
 //! batch      one atomic write
+//! source     facts in order, out of their column families
 //! feed       what the feed holds, without asking the disk
 //! filter     background compaction -> reap
-//! install    replace a directory by a checkpoint; destroy
 //! error      RocksDB's messages -> EngineError
 //! ```
 
@@ -16,9 +16,8 @@ mod engine;
 mod error;
 mod feed;
 mod filter;
-mod install;
 mod shared;
+mod source;
 
 pub use engine::RocksEngine;
-pub use install::{destroy, install};
 pub use shared::{RocksSettings, RocksShared};

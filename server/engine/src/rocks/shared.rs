@@ -2,15 +2,19 @@
 //! that are made of them.
 //!
 //! ```text
-//! column family   holds                       tuned for
-//! default         state records, row ranges   small point reads (bloom filter)
-//! facts           cells and tombstones        scans; compaction filter
-//! feed            feed records by sequence    append and trim at the front
+//! column family   holds                                        tuned for
+//! default         state records, row ranges                    small point reads (bloom filter)
+//! facts           facts of rows, and of families with lz4       scans; compaction filter
+//! facts.zstd      facts of families with zstd                   the same
+//! facts.none      facts of families without compression         the same
+//! feed            feed records by sequence                     append and trim at the front
 //! ```
-//! RocksDB insists on a column family called `default`, so the state lives there.
+//! RocksDB insists on a column family called `default`, so the state lives there. It compresses by column family, so facts
+//! have one for each kind of compression; one that holds nothing costs a line in the manifest and is never opened by a read.
+//! What lives outside of families (state, feed, a row's tombstones) is compressed with LZ4.
 
 use super::error;
-use super::filter::FilterFactory;
+use super::filter::{FilterFactory, FilterState};
 use crate::api::EngineError;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, ColumnFamilyDescriptor, DBCompressionType, Env,
@@ -18,9 +22,18 @@ use rocksdb::{
 };
 use std::path::Path;
 use std::sync::Arc;
+use tidemark_base::schema::Compression;
 
-/// The column family of cells and tombstones.
-pub(super) const FACTS: &str = "facts";
+/// The column families of cells and tombstones. Names on disk: they never change meaning.
+pub(super) const FACTS: [(&str, Compression); LAYERS] = [
+    ("facts", Compression::Lz4),
+    ("facts.zstd", Compression::Zstd),
+    ("facts.none", Compression::None),
+];
+/// How many there are.
+pub(super) const LAYERS: usize = 3;
+/// Higher levels cost several times the time for a few per cent.
+const ZSTD_LEVEL: i32 = 1;
 /// The column family of feed records.
 pub(super) const FEED: &str = "feed";
 /// The column family of state records.
@@ -123,16 +136,21 @@ impl RocksShared {
         &self.template
     }
 
-    pub(super) fn column_families(&self, filter: FilterFactory) -> Vec<ColumnFamilyDescriptor> {
-        let mut facts = self.column_family(self.settings.memtable_bytes, self.blocks());
-        facts.set_compaction_filter_factory(filter);
+    pub(super) fn column_families(&self, filter: &Arc<FilterState>) -> Vec<ColumnFamilyDescriptor> {
         let mut state_blocks = self.blocks();
         state_blocks.set_bloom_filter(10.0, false);
-        vec![
-            ColumnFamilyDescriptor::new(STATE, self.column_family(4 << 20, state_blocks)),
-            ColumnFamilyDescriptor::new(FACTS, facts),
-            ColumnFamilyDescriptor::new(FEED, self.column_family(self.settings.memtable_bytes, self.blocks())),
-        ]
+        let lz4 = Compression::Lz4;
+        let feed = self.column_family(self.settings.memtable_bytes, self.blocks(), lz4);
+        let mut all = vec![
+            ColumnFamilyDescriptor::new(STATE, self.column_family(4 << 20, state_blocks, lz4)),
+            ColumnFamilyDescriptor::new(FEED, feed),
+        ];
+        all.extend(FACTS.map(|(name, compression)| {
+            let mut facts = self.column_family(self.settings.memtable_bytes, self.blocks(), compression);
+            facts.set_compaction_filter_factory(FilterFactory(filter.clone()));
+            ColumnFamilyDescriptor::new(name, facts)
+        }));
+        all
     }
 
     /// Blocks of 16 KiB: keys are long and repetitive, so a bigger block compresses better; scans are what matters.
@@ -148,14 +166,21 @@ impl RocksShared {
         blocks
     }
 
-    fn column_family(&self, memtable_bytes: usize, blocks: BlockBasedOptions) -> Options {
+    fn column_family(&self, memtable_bytes: usize, blocks: BlockBasedOptions, compression: Compression) -> Options {
         let mut options = self.template.clone();
         options.set_block_based_table_factory(&blocks);
         options.set_write_buffer_size(memtable_bytes);
         options.set_max_write_buffer_number(3);
         options.set_target_file_size_base(64 << 20);
-        options.set_compression_type(DBCompressionType::Lz4);
-        options.set_bottommost_compression_type(DBCompressionType::Zstd);
+        options.set_compression_type(match compression {
+            Compression::None => DBCompressionType::None,
+            Compression::Lz4 => DBCompressionType::Lz4,
+            Compression::Zstd => DBCompressionType::Zstd,
+        });
+        if compression == Compression::Zstd {
+            // Window and strategy as RocksDB has them by default; no dictionary.
+            options.set_compression_options(-14, ZSTD_LEVEL, 0, 0);
+        }
         options
     }
 }

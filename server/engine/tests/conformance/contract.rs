@@ -356,6 +356,117 @@ fn facts_of_unknown_families_are_invisible_and_kept() {
     }
 }
 
+/// A collection that can forget nothing does nothing; one that may, does its work.
+#[test]
+fn collections_are_skipped_where_nothing_can_have_become_garbage() {
+    for mut world in World::both() {
+        let collect = |world: &World, n: u64, now_micros: i64| {
+            let cut = GarbageCut {
+                stable: stamp(n),
+                now_micros,
+            };
+            world.engine().collect_garbage(cut).unwrap()
+        };
+        let compactions = |world: &World| match world {
+            World::Memory(..) => 0,
+            World::Rocks { engine, .. } => engine.as_ref().unwrap().compactions(),
+        };
+        let mut schema = world::schema();
+        schema.families[1].ttl_micros = Some(1_000);
+        world.set_schema(schema.clone());
+        let facts = [
+            cell("r", 0, "q", NOW, 1, "stays"),
+            cell("r", 1, "q", NOW, 1, "expires"),
+            cell("s", 0, "q", NOW, 2, "dies"),
+            tombstone("s", OwnedScope::Row, VersionRange::ALL, 30),
+        ];
+        write_engine(world.engine(), &facts).unwrap();
+        let expires_at = NOW + 1_000 + LATEST_NOW - NOW;
+        assert!(!collect(&world, 20, NOW).skipped, "the first looks");
+        // What the first deleted is still in files, so a second compaction is due; from then on nothing is.
+        while !collect(&world, 20, NOW).skipped {}
+        let before = compactions(&world);
+        for n in [20, 29, 0, 20] {
+            assert!(collect(&world, n, expires_at - 1).skipped, "{n}");
+        }
+        assert_eq!(compactions(&world), before, "not one file was rewritten");
+        let report = collect(&world, 30, NOW);
+        assert_eq!(
+            (report.skipped, report.tombstones_dropped),
+            (false, 1),
+            "the cut passed the tombstone"
+        );
+        while !collect(&world, 30, NOW).skipped {}
+        let report = collect(&world, 30, expires_at);
+        assert_eq!((report.skipped, report.cells_dropped), (false, 1), "a cell expired");
+        assert_eq!(values(world.engine()), ["stays"]);
+        while !collect(&world, 30, expires_at).skipped {}
+        write_engine(world.engine(), &[cell("t", 0, "q", NOW, 40, "new")]).unwrap();
+        assert!(!collect(&world, 30, expires_at).skipped, "a fact came");
+        while !collect(&world, 30, expires_at).skipped {}
+        schema.revision += 1;
+        schema.families[0].max_versions = Some(1);
+        world.set_schema(schema);
+        assert!(!collect(&world, 30, expires_at).skipped, "another schema");
+        world.engine().flush().unwrap();
+        world.crash();
+        assert!(
+            !collect(&world, 30, expires_at).skipped,
+            "after opening nothing is known"
+        );
+    }
+}
+
+#[test]
+fn facts_of_dropped_families_go_whoever_comes_first_and_unknown_ones_stay() {
+    let family_facts = |f: usize| {
+        [
+            cell("r", f, "q", 1, 1, "old"),
+            cell("r", f, "q", 1, 9, "new"),
+            cell("s", f, "q", 1, 2, "alone"),
+            tombstone("r", OwnedScope::Family { family: family(f) }, VersionRange::ALL, 5),
+            tombstone("s", column(f, "q"), VersionRange::ALL, 1),
+        ]
+    };
+    // By background compaction, and by a collection that may drop no tombstone yet: nothing waits for the cut.
+    for collect in [false, true] {
+        for mut world in World::both() {
+            for f in 0..3 {
+                write_engine(world.engine(), &family_facts(f)).unwrap();
+            }
+            let mut schema = world::schema();
+            schema.families.remove(1);
+            schema.dropped = vec![family(1)];
+            world.set_schema(schema.clone());
+            assert_eq!(values(world.engine()), ["new", "alone"], "only `a` lives");
+            world.engine().flush().unwrap();
+            match collect {
+                true => {
+                    let keep_tombstones = GarbageCut {
+                        stable: Stamp::MIN,
+                        now_micros: LATEST_NOW,
+                    };
+                    let report = world.engine().collect_garbage(keep_tombstones).unwrap();
+                    assert!(report.cells_dropped + report.tombstones_dropped >= 5, "{report:?}");
+                }
+                false => world.compact(),
+            }
+            let held = [0, 1, 2].map(|f| world.engine().has_family_facts(family(f)).unwrap());
+            assert_eq!(held, [true, false, true], "living, dropped, unknown");
+            assert_eq!(values(world.engine()), ["new", "alone"]);
+            // What was unknown may come to life, whole.
+            schema
+                .families
+                .push(tidemark_base::FamilySettings::new(world::FAMILIES[2], 0));
+            world.set_schema(schema);
+            assert_eq!(values(world.engine()).len(), 4);
+            world.engine().flush().unwrap();
+            world.crash();
+            assert!(!world.engine().has_family_facts(family(1)).unwrap());
+        }
+    }
+}
+
 #[test]
 fn a_cursor_shows_one_moment() {
     for world in World::both() {

@@ -1,4 +1,4 @@
-//! What only files can show: crashes at any moment, damaged bytes, checkpoints, installed directories.
+//! What only files can show: crashes at any moment, damaged bytes, checkpoints, compression.
 
 use crate::world::{self, NOW, World, cell, family, open, stamp, tombstone};
 use bytes::Bytes;
@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tidemark_base::fact::{Fact, OwnedScope};
+use tidemark_base::schema::Compression;
 use tidemark_base::{CellRef, ReadSpec, RowRange, VersionRange};
 use tidemark_engine::oracle::{read_engine, write_engine};
-use tidemark_engine::{Engine, EngineError, MemoryEngine, RangeDigest, RocksEngine, RocksSettings, RocksShared, rocks};
+use tidemark_engine::{
+    Engine, EngineError, GarbageCut, MemoryEngine, RangeDigest, RocksEngine, RocksSettings, RocksShared, rocks,
+};
 use tidemark_runtime::ManualClock;
 
 /// A tablet whose memtables are so small that RocksDB flushes by itself all the time.
@@ -298,24 +301,61 @@ fn a_damaged_checkpoint_of_the_twin_is_refused() {
     }
 }
 
-#[test]
-fn a_checkpoint_replaces_a_tablet() {
+/// Bytes of files after a collection of 2 MiB that compress well, in a family with that setting; and again after the
+/// setting was changed to `then`.
+fn bytes_of(first: Compression, then: Compression) -> (u64, u64) {
     let temp = tempfile::tempdir().unwrap();
-    let (source, target) = (temp.path().join("source"), temp.path().join("target"));
-    for (dir, value) in [(&source, "new"), (&target, "old")] {
-        let engine = open(dir).unwrap();
-        write_engine(&engine, &[cell("r", 0, "q", 1, 1, value)]).unwrap();
-        engine.flush().unwrap();
-    }
-    let checkpoint = temp.path().join("checkpoint");
-    open(&source).unwrap().checkpoint(&checkpoint).unwrap();
-    rocks::install(&target, &checkpoint).unwrap();
-    let engine = open(&target).unwrap();
-    engine.set_schema(Arc::new(world::schema()));
-    assert_eq!(read_engine(&engine, &ReadSpec::default(), NOW).unwrap()[0].value, "new");
+    let dir = temp.path().join("t");
+    let with = |compression: Compression, revision: u64| {
+        let mut schema = world::schema();
+        schema.revision = revision;
+        schema.families[1].compression = compression;
+        Arc::new(schema)
+    };
+    let collect = |engine: &RocksEngine| {
+        let cut = GarbageCut {
+            stable: stamp(50),
+            now_micros: NOW,
+        };
+        while !engine.collect_garbage(cut).unwrap().skipped {}
+        engine.disk_bytes()
+    };
+    let engine = open(&dir).unwrap();
+    engine.set_schema(with(first, 1));
+    let facts: Vec<Fact> = (0..2_000)
+        .map(|n| cell(&format!("{n:05}"), 1, "q", 1, n % 40, &format!("{:>1024}", n * 7_919)))
+        .collect();
+    write_engine(&engine, &facts).unwrap();
+    // Beside a family of another kind, so that there is something to merge.
+    write_engine(&engine, &[cell("00007", 0, "q", 1, 1, "other")]).unwrap();
+    let read = |engine: &RocksEngine| read_engine(engine, &ReadSpec::default(), NOW).unwrap();
+    let shown = read(&engine);
+    assert_eq!(shown.len(), 2_001);
+    let before = collect(&engine);
+    engine.set_schema(with(then, 2));
+    assert_eq!(read(&engine), shown, "facts are found wherever they stand");
+    write_engine(&engine, &facts[..100]).unwrap();
+    assert_eq!(read(&engine), shown, "and once, where they stand twice");
+    let after = collect(&engine);
+    assert_eq!(read(&engine), shown);
     drop(engine);
-    rocks::destroy(&target).unwrap();
-    assert!(!target.exists());
+    let engine = open(&dir).unwrap();
+    engine.set_schema(with(then, 2));
+    assert_eq!(read(&engine), shown, "after opening too");
+    (before, after)
+}
+
+#[test]
+fn families_are_compressed_as_they_say_and_after_a_change_from_the_next_collection_on() {
+    const RAW: u64 = 2_000 * 1_024;
+    let (none, lz4_then) = bytes_of(Compression::None, Compression::Lz4);
+    let (lz4, zstd_then) = bytes_of(Compression::Lz4, Compression::Zstd);
+    let (zstd, none_then) = bytes_of(Compression::Zstd, Compression::None);
+    let all = format!("none {none}/{none_then}, lz4 {lz4}/{lz4_then}, zstd {zstd}/{zstd_then}");
+    println!("{all}");
+    assert!(none > RAW && none_then > RAW, "{all}");
+    assert!(lz4 < RAW / 4 && lz4_then < RAW / 4, "{all}");
+    assert!(zstd < lz4 && zstd_then < lz4_then, "{all}");
 }
 
 /// A schema or row range that a crash can still take away must not guide a compaction: what is replayed may need the

@@ -6,7 +6,7 @@
 //! contract   the interface, point by point
 //! reads      every filter, order and limit against the oracle, on generated facts
 //! neutral    O1, O2, O15: schedules of writes, flushes, compactions, garbage collections, restarts, schema changes
-//! disk       RocksDB only: crash at the flushed cut, damaged files, install
+//! disk       RocksDB only: crash at the flushed cut, damaged files, compression
 //! ```
 
 #![allow(clippy::unwrap_used)] // Everything here is a test, helpers included.

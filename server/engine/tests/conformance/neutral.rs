@@ -4,7 +4,7 @@
 use crate::world::{self, LATEST_NOW, NOW, World, any_fact, any_fact_of_one_column, stamp};
 use proptest::prelude::*;
 use tidemark_base::fact::Fact;
-use tidemark_base::schema::NO_LIMIT;
+use tidemark_base::schema::{Compression, NO_LIMIT};
 use tidemark_base::{FamilySettings, ReadSpec, RowRange, Stamp, TableSchema};
 use tidemark_engine::oracle::{Oracle, read_engine, write_engine};
 use tidemark_engine::{Engine, GarbageCut};
@@ -19,6 +19,8 @@ enum Step {
     MaxVersions(usize, Option<u32>),
     Ttl(usize, Option<i64>),
     AddFamily,
+    DropFamily(usize),
+    Compression(usize, Compression),
 }
 
 /// Half of the schedules stay in one column.
@@ -32,6 +34,7 @@ fn any_steps(max: usize) -> impl Strategy<Value = Vec<Step>> {
 fn any_step(fact: BoxedStrategy<Fact>, families: std::ops::Range<usize>) -> impl Strategy<Value = Step> {
     let limit = prop_oneof![Just(None), (0u32..4).prop_map(Some)];
     let ttl = prop_oneof![Just(None), (0i64..5).prop_map(Some)];
+    let compression = prop_oneof![Just(Compression::None), Just(Compression::Lz4), Just(Compression::Zstd)];
     prop_oneof![
         10 => proptest::collection::vec(fact, 1..8).prop_map(Step::Write),
         2 => Just(Step::Flush),
@@ -39,8 +42,10 @@ fn any_step(fact: BoxedStrategy<Fact>, families: std::ops::Range<usize>) -> impl
         2 => (0u64..40).prop_map(Step::Collect),
         1 => Just(Step::Restart),
         3 => (families.clone(), limit).prop_map(|(f, max)| Step::MaxVersions(f, max)),
-        1 => (families, ttl).prop_map(|(f, ttl)| Step::Ttl(f, ttl)),
+        1 => (families.clone(), ttl).prop_map(|(f, ttl)| Step::Ttl(f, ttl)),
         1 => Just(Step::AddFamily),
+        1 => families.clone().prop_map(Step::DropFamily),
+        1 => (families, compression).prop_map(|(f, kind)| Step::Compression(f, kind)),
     ]
 }
 
@@ -101,10 +106,21 @@ impl Run {
                 let until = self.greatest.hlc;
                 self.alter(*f, |family| family.set_max_versions(*max, until));
             }
+            Step::Compression(f, kind) => self.alter(*f, |family| family.compression = *kind),
             Step::Ttl(f, ttl) => self.alter(*f, |family| family.set_ttl(*ttl, NOW)),
             Step::AddFamily => {
-                if self.schema.families.len() < world::FAMILIES.len() {
-                    self.schema.families.push(FamilySettings::new(world::FAMILIES[2], 0));
+                // An id is not used again (INV-30).
+                if self.schema.is_unknown(world::family(2)) {
+                    self.schema.families.push(world::new_family(2));
+                    self.world.set_schema(self.schema.clone());
+                }
+            }
+            Step::DropFamily(f) => {
+                let id = world::family(*f);
+                if self.schema.family(id).is_some() {
+                    self.schema.families.retain(|family| family.id != id);
+                    self.schema.dropped.push(id);
+                    self.schema.dropped.sort_unstable();
                     self.world.set_schema(self.schema.clone());
                 }
             }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use std::sync::{Arc, OnceLock};
 use tempfile::TempDir;
 use tidemark_base::fact::{Fact, OwnedScope};
+use tidemark_base::schema::Compression;
 use tidemark_base::{FamilyId, FamilySettings, RegionId, Stamp, TableSchema, VersionRange};
 use tidemark_engine::{Engine, EngineError, MemoryEngine, RocksEngine, RocksSettings, RocksShared};
 use tidemark_runtime::ManualClock;
@@ -21,8 +22,15 @@ pub fn family(index: usize) -> FamilyId {
 
 pub fn schema() -> TableSchema {
     let mut schema = TableSchema::new(RegionId(1));
-    schema.families = FAMILIES[..2].iter().map(|name| FamilySettings::new(name, 0)).collect();
+    schema.families = (0..2).map(new_family).collect();
     schema
+}
+
+/// Each is compressed in another way, so that each stands in another place of the product's engine.
+pub fn new_family(index: usize) -> FamilySettings {
+    let mut family = FamilySettings::new(FAMILIES[index], 0);
+    family.compression = [Compression::Lz4, Compression::Zstd, Compression::None][index];
+    family
 }
 
 /// The `n`-th stamp; 20 s after 1970 and later, so that a replica that has applied one is not behind [`LATEST_NOW`].
