@@ -10,6 +10,9 @@ use tidemark_base::RowRange;
 use tidemark_proto::v1;
 
 mod convert;
+mod quarantine;
+
+pub use quarantine::{Discarded, Quarantine, QuarantineEntry};
 
 /// How a family is compressed on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -122,6 +125,8 @@ pub struct EnableOutcome {
     pub created_at_peer: bool,
     /// Families that were missing there and were added.
     pub families_added: Vec<String>,
+    /// Families that the peer has and that were missing here.
+    pub families_added_here: Vec<String>,
 }
 
 /// Replication was switched off.
@@ -143,6 +148,8 @@ pub struct LinkStatus {
     pub action: String,
     /// Age of the oldest write of this region that the peer has not applied, milliseconds (R23).
     pub lag_ms: u64,
+    /// False if something is not known: then `lag_ms` is an upper bound.
+    pub lag_known: bool,
     /// Records not yet applied at the peer.
     pub backlog_records: u64,
     /// Their bytes.
@@ -155,6 +162,8 @@ pub struct LinkStatus {
     pub acknowledged_micros: i64,
     /// What would be missing here if the peer were lost now, as an age in milliseconds.
     pub rpo_ms: u64,
+    /// False if something is not known: then `rpo_ms` is an upper bound.
+    pub rpo_known: bool,
     /// Everything of the peer up to here is applied here, holes allowed; microseconds of the peer's clock.
     pub applied_micros: i64,
     /// The same without a hole.
@@ -176,6 +185,8 @@ pub struct StreamStatus {
     pub state: String,
     /// As in [`LinkStatus::lag_ms`].
     pub lag_ms: u64,
+    /// As in [`LinkStatus::lag_known`].
+    pub lag_known: bool,
     /// As in [`LinkStatus::backlog_records`].
     pub backlog_records: u64,
     /// As in [`LinkStatus::backlog_bytes`].
@@ -340,6 +351,7 @@ impl Admin {
         Ok(EnableOutcome {
             created_at_peer: answer.created_at_peer,
             families_added: answer.families_added,
+            families_added_here: answer.families_added_here,
         })
     }
 

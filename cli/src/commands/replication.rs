@@ -1,6 +1,7 @@
 //! `tidemark replication …`: per table, between this region and its peers.
 
 use crate::args::a_duration;
+use crate::commands::quarantine;
 use crate::connect::Context;
 use crate::failure::{Code, Failure, Result};
 use crate::output::{Form, Printer, one};
@@ -34,6 +35,9 @@ pub(crate) enum Command {
     Resume(Link),
     Status(Status),
     Wait(Wait),
+    /// Rows of a peer that cannot be applied here
+    #[command(subcommand)]
+    Quarantine(quarantine::Command),
 }
 
 /// A table and a peer.
@@ -82,6 +86,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<()> {
     match command {
         Command::Wait(wait) => return wait_for(wait, context).await,
         Command::Status(status) => return show(status, context).await,
+        Command::Quarantine(command) => return quarantine::run(command, context).await,
         _ => {}
     }
     let admin = context.client().await?.admin();
@@ -94,6 +99,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<()> {
                 ("peer", peer.into()),
                 ("created_at_peer", outcome.created_at_peer.into()),
                 ("families_added", outcome.families_added.into()),
+                ("families_added_here", outcome.families_added_here.into()),
             ];
             one(context.form, &fields)
         }
@@ -118,7 +124,7 @@ pub(crate) async fn run(command: Command, context: &Context) -> Result<()> {
             eprintln!("resumed {} to {peer}", link.table);
             Ok(())
         }
-        Command::Status(_) | Command::Wait(_) => Ok(()),
+        Command::Status(_) | Command::Wait(_) | Command::Quarantine(_) => Ok(()),
     }
 }
 
@@ -157,9 +163,11 @@ async fn show(status: Status, context: &Context) -> Result<()> {
         "peer",
         "state",
         "lag_ms",
+        "lag_known",
         "backlog_records",
         "backlog_bytes",
         "rpo_ms",
+        "rpo_known",
         "rows_shipped",
         "rows_applied",
         "rows_quarantined",
@@ -172,10 +180,12 @@ async fn show(status: Status, context: &Context) -> Result<()> {
             link.table.into(),
             link.peer.into(),
             link.state.as_str().into(),
-            shown_lag(context.form, &link.state, link.lag_ms),
+            age(context.form, link.lag_ms, link.lag_known),
+            link.lag_known.into(),
             link.backlog_records.into(),
             link.backlog_bytes.into(),
-            link.rpo_ms.into(),
+            age(context.form, link.rpo_ms, link.rpo_known),
+            link.rpo_known.into(),
             link.rows_shipped.into(),
             link.rows_applied.into(),
             link.rows_quarantined.into(),
@@ -193,6 +203,7 @@ fn show_tablets(links: &[LinkStatus], context: &Context) -> Result<()> {
         "tablet",
         "state",
         "lag_ms",
+        "lag_known",
         "backlog_records",
         "backlog_bytes",
         "cause",
@@ -205,7 +216,8 @@ fn show_tablets(links: &[LinkStatus], context: &Context) -> Result<()> {
                 link.peer.as_str().into(),
                 stream.tablet.into(),
                 stream.state.as_str().into(),
-                shown_lag(context.form, &stream.state, stream.lag_ms),
+                age(context.form, stream.lag_ms, stream.lag_known),
+                stream.lag_known.into(),
                 stream.backlog_records.into(),
                 stream.backlog_bytes.into(),
                 stream.cause.as_str().into(),
@@ -215,11 +227,21 @@ fn show_tablets(links: &[LinkStatus], context: &Context) -> Result<()> {
     printer.finish()
 }
 
-/// People see that the lag of a link that is held up is no measurement; programs see the state beside the number.
-fn shown_lag(form: Form, state: &str, lag_ms: u64) -> Value {
-    match (form, state) {
-        (Form::Table, "BLOCKED") => format!(">= {lag_ms} ms").into(),
-        _ => lag_ms.into(),
+/// A lag is exact, however the link stands, or an upper bound: people see which; programs get the number, and beside it
+/// whether it is known.
+fn age(form: Form, ms: u64, known: bool) -> Value {
+    match (form, known) {
+        (Form::Table, false) => format!("<= {ms}").into(),
+        _ => ms.into(),
+    }
+}
+
+/// The same in a sentence.
+fn in_words(ms: u64, known: bool) -> String {
+    if known {
+        format!("{ms} ms")
+    } else {
+        format!("at most {ms} ms (not known exactly)")
     }
 }
 
@@ -243,12 +265,14 @@ async fn wait_for(wait: Wait, context: &Context) -> Result<()> {
         }
         let behind = links.iter().find(|link| !caught_up(link, wait.max_lag));
         let Some(behind) = behind else {
-            let lag = links.iter().map(|link| link.lag_ms).max().unwrap_or(0);
+            let lag_ms = links.iter().map(|link| link.lag_ms).max().unwrap_or(0);
+            let known = links.iter().all(|link| link.lag_known);
             return one(
                 context.form,
                 &[
                     ("table", wait.table.into()),
-                    ("lag_ms", lag.into()),
+                    ("lag_ms", age(context.form, lag_ms, known)),
+                    ("lag_known", known.into()),
                     ("waited_ms", (began.elapsed().as_millis() as u64).into()),
                 ],
             );
@@ -258,6 +282,7 @@ async fn wait_for(wait: Wait, context: &Context) -> Result<()> {
                 peer,
                 state,
                 lag_ms,
+                lag_known,
                 cause,
                 action,
                 ..
@@ -267,7 +292,8 @@ async fn wait_for(wait: Wait, context: &Context) -> Result<()> {
             } else {
                 format!(": {cause}")
             };
-            let what = format!("{peer} is {lag_ms} ms behind in {} and {state}{because}", wait.table);
+            let lag = in_words(*lag_ms, *lag_known);
+            let what = format!("{peer} is {lag} behind in {} and {state}{because}", wait.table);
             return Err(Failure::new(Code::Unavailable, what)
                 .next(action.as_str())
                 .next(format!("tidemark replication status {} --tablets", wait.table)));
@@ -276,7 +302,8 @@ async fn wait_for(wait: Wait, context: &Context) -> Result<()> {
     }
 }
 
-/// Close enough, and on its way: the lag of a link that does not ship says nothing about the next moment.
+/// Close enough, and on its way: the lag of a link that does not ship says nothing about the next moment. A lag that is not
+/// known is an upper bound, so one that is small enough will do.
 fn caught_up(link: &LinkStatus, max_lag: Duration) -> bool {
     let ships = matches!(link.state.as_str(), "STREAMING" | "LAGGING");
     ships && u128::from(link.lag_ms) <= max_lag.as_millis()
@@ -287,15 +314,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lag_of_a_blocked_link_is_marked_for_people_only() {
-        assert_eq!(shown_lag(Form::Table, "BLOCKED", 7), Value::from(">= 7 ms"));
-        for (form, state) in [
-            (Form::Table, "LAGGING"),
-            (Form::Json, "BLOCKED"),
-            (Form::Jsonl, "BLOCKED"),
-            (Form::Csv, "BLOCKED"),
-        ] {
-            assert_eq!(shown_lag(form, state, 7), Value::from(7), "{form:?} {state}");
+    fn a_lag_that_is_not_known_is_marked_as_the_upper_bound_that_it_is() {
+        assert_eq!(age(Form::Table, 7, false), Value::from("<= 7"));
+        assert_eq!(age(Form::Table, 7, true), Value::from(7));
+        for form in [Form::Json, Form::Jsonl, Form::Csv] {
+            assert_eq!(age(form, 7, false), Value::from(7), "programs read lag_known: {form:?}");
         }
+        assert_eq!(in_words(7, true), "7 ms");
+        assert_eq!(in_words(7, false), "at most 7 ms (not known exactly)");
     }
 }

@@ -2,18 +2,28 @@
 //! so apply is deterministic.
 //!
 //! ```text
-//! schema := 'S' 0x01 | revision u64 | region u16 | epoch u32 | max_future i64 | peers varint, n x u16
-//!           | families varint, n x family
+//! schema := 'S' 0x02 | revision u64 | region u16 | epoch u32 | max_future i64 | peers varint, n x (region u16, link u64)
+//!           | families varint, n x family | dropped varint, n x u32, ascending
 //! family := id u32 | name slice | flags u8 (1 ttl, 2 max_versions) | [ttl i64] | [max_versions u32]
 //!           | expiry_floor i64 | past varint, n x (until u64, max_versions u32) | compression u8
+//! ```
+//! Format 1 had no `dropped` and no `link`; it is read as if nothing had been dropped and every link were number 0. Only
+//! format 2 is written.
+//!
+//! Worked example (the golden test): revision 1 of region 1, no peer, family `m` of generation 1, the first `m` dropped
+//! ```text
+//! 53 02 | 01 00 00 00 00 00 00 00 | 01 00 | 00 00 00 00 | 00 60 d7 1d 14 00 00 00 | 00
+//! | 01 | 10 67 cb ae | 01 6d | 00 | 00 00 00 00 00 00 00 80 | 00 | 01
+//! | 01 | 59 a6 d0 f9
 //! ```
 
 use crate::codec::{Malformed, Reader, put_slice, put_varint};
 use crate::ids::{FamilyId, RegionId};
 use crate::limits;
 use crate::stamp::Stamp;
+use std::collections::BTreeMap;
 
-/// How the storage compresses a family's cells.
+/// How the storage compresses the files that hold a family's cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Compression {
     /// Not at all.
@@ -207,8 +217,18 @@ pub struct TableSchema {
     pub max_future_micros: i64,
     /// Regions that the table is replicated with. Not empty = apply writes the feed (R13).
     pub peers: Vec<RegionId>,
+    /// Which link with each peer that is: the revision that brought it. A peer that left and came back has another one,
+    /// also for a tablet that saw neither, so nothing of the earlier link is taken for a part of this one. A peer that is
+    /// not in here has link 0.
+    pub links: BTreeMap<RegionId, u64>,
     /// Living families.
     pub families: Vec<FamilySettings>,
+    /// Families that the table had and never has again, ascending; none of them lives. Their facts are dead: nobody will
+    /// see them, so what still arrives is taken and not kept (R17), and what is stored may be forgotten. An id that is in
+    /// neither list is *unknown*: it may come to life with a later revision, and its facts must wait.
+    ///
+    /// It only grows from revision to revision. At most [`limits::FAMILIES_EVER_MAX`]: 16 KiB encoded.
+    pub dropped: Vec<FamilyId>,
 }
 
 impl TableSchema {
@@ -220,13 +240,37 @@ impl TableSchema {
             epoch: 0,
             max_future_micros: limits::MAX_FUTURE_MICROS_DEFAULT,
             peers: Vec::new(),
+            links: BTreeMap::new(),
             families: Vec::new(),
+            dropped: Vec::new(),
         }
+    }
+
+    /// Which link with that peer this is; `None` if it is no peer.
+    pub fn link(&self, peer: RegionId) -> Option<u64> {
+        let linked = self.peers.contains(&peer);
+        linked.then(|| self.links.get(&peer).copied().unwrap_or(0))
+    }
+
+    /// True if it has a link that `before` has not: a peer that came, or that left and came again.
+    pub fn has_new_link(&self, before: &TableSchema) -> bool {
+        let mut peers = self.peers.iter();
+        peers.any(|peer| self.link(*peer) != before.link(*peer))
     }
 
     /// The family with that id.
     pub fn family(&self, id: FamilyId) -> Option<&FamilySettings> {
         self.families.iter().find(|f| f.id == id)
+    }
+
+    /// True if that family lived and was dropped; see [`TableSchema::dropped`].
+    pub fn is_dropped(&self, id: FamilyId) -> bool {
+        self.dropped.binary_search(&id).is_ok()
+    }
+
+    /// True if that family neither lives nor was dropped: it may live one day.
+    pub fn is_unknown(&self, id: FamilyId) -> bool {
+        self.family(id).is_none() && !self.is_dropped(id)
     }
 
     /// The family of that name.
@@ -236,7 +280,7 @@ impl TableSchema {
 
     /// See the module's drawing.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![b'S', 1];
+        let mut out = vec![b'S', 2];
         out.extend_from_slice(&self.revision.to_le_bytes());
         out.extend_from_slice(&self.region.0.to_le_bytes());
         out.extend_from_slice(&self.epoch.to_le_bytes());
@@ -244,10 +288,16 @@ impl TableSchema {
         put_varint(&mut out, self.peers.len() as u64);
         for peer in &self.peers {
             out.extend_from_slice(&peer.0.to_le_bytes());
+            out.extend_from_slice(&self.link(*peer).unwrap_or(0).to_le_bytes());
         }
         put_varint(&mut out, self.families.len() as u64);
         for family in &self.families {
             encode_family(&mut out, family);
+        }
+        debug_assert!(self.dropped.is_sorted(), "looked up by bisection");
+        put_varint(&mut out, self.dropped.len() as u64);
+        for id in &self.dropped {
+            out.extend_from_slice(&id.0.to_le_bytes());
         }
         out
     }
@@ -255,22 +305,33 @@ impl TableSchema {
     /// The inverse of [`TableSchema::encode`].
     pub fn decode(bytes: &[u8]) -> Result<TableSchema, Malformed> {
         let mut r = Reader::new(bytes);
-        if r.take(2)? != [b'S', 1] {
-            return Err(Malformed("not a schema of format 1"));
-        }
+        let format = match r.take(2)? {
+            [b'S', format @ (1 | 2)] => *format,
+            _ => return Err(Malformed("not a schema of format 1 or 2")),
+        };
         let mut schema = TableSchema {
             revision: r.u64()?,
             region: RegionId(r.u16()?),
             epoch: r.u32()?,
             max_future_micros: r.i64()?,
             peers: Vec::new(),
+            links: BTreeMap::new(),
             families: Vec::new(),
+            dropped: Vec::new(),
         };
         for _ in 0..r.length(usize::from(u16::MAX), "too many peers")? {
-            schema.peers.push(RegionId(r.u16()?));
+            let peer = RegionId(r.u16()?);
+            schema.peers.push(peer);
+            match if format >= 2 { r.u64()? } else { 0 } {
+                0 => {}
+                link => _ = schema.links.insert(peer, link),
+            }
         }
         for _ in 0..r.length(limits::FAMILIES_MAX, "too many families")? {
             schema.families.push(decode_family(&mut r)?);
+        }
+        if format >= 2 {
+            decode_dropped(&mut r, &mut schema)?;
         }
         if !r.is_empty() {
             return Err(Malformed("bytes after the schema"));
@@ -300,6 +361,20 @@ fn encode_family(out: &mut Vec<u8>, family: &FamilySettings) {
         Compression::Lz4 => 1,
         Compression::Zstd => 2,
     });
+}
+
+fn decode_dropped(r: &mut Reader<'_>, schema: &mut TableSchema) -> Result<(), Malformed> {
+    for _ in 0..r.length(limits::FAMILIES_EVER_MAX, "too many dropped families")? {
+        let id = FamilyId(r.u32()?);
+        if schema.dropped.last().is_some_and(|last| *last >= id) {
+            return Err(Malformed("dropped families do not ascend"));
+        }
+        if schema.family(id).is_some() {
+            return Err(Malformed("a family lives and is dropped"));
+        }
+        schema.dropped.push(id);
+    }
+    Ok(())
 }
 
 fn decode_family(r: &mut Reader<'_>) -> Result<FamilySettings, Malformed> {
@@ -346,10 +421,107 @@ mod tests {
         m.set_max_versions(Some(2), 0);
         m.set_max_versions(Some(9), 77);
         TableSchema {
-            peers: vec![RegionId(2)],
+            peers: vec![RegionId(2), RegionId(3)],
+            links: BTreeMap::from([(RegionId(2), 7)]),
             families: vec![m, FamilySettings::new("s", 1)],
+            dropped: sorted(["s", "t", "u"].map(|name| FamilyId::derive(name, 0))),
             ..TableSchema::new(RegionId(1))
         }
+    }
+
+    fn sorted<const N: usize>(mut ids: [FamilyId; N]) -> Vec<FamilyId> {
+        ids.sort();
+        ids.to_vec()
+    }
+
+    fn encoded_golden() -> TableSchema {
+        TableSchema {
+            families: vec![FamilySettings::new("m", 1)],
+            dropped: vec![FamilyId::derive("m", 0)],
+            ..TableSchema::new(RegionId(1))
+        }
+    }
+
+    /// The module's worked example, and the same as format 1 wrote it, which must be readable for ever.
+    #[test]
+    fn golden() {
+        let head = [
+            0x53, 2, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0x00, 0x60, 0xd7, 0x1d, 0x14, 0, 0, 0, 0,
+        ];
+        let family = [1, 0x10, 0x67, 0xcb, 0xae, 1, 0x6d, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, 1];
+        let dropped = [1, 0x59, 0xa6, 0xd0, 0xf9];
+        let bytes = [&head[..], &family, &dropped].concat();
+        assert_eq!(encoded_golden().encode(), bytes, "{:02x?}", encoded_golden().encode());
+        assert_eq!(TableSchema::decode(&bytes), Ok(encoded_golden()));
+        let mut old = [&head[..], &family].concat();
+        old[1] = 1;
+        let read = TableSchema::decode(&old).unwrap();
+        assert_eq!(
+            read,
+            TableSchema {
+                dropped: Vec::new(),
+                ..encoded_golden()
+            }
+        );
+    }
+
+    #[test]
+    fn living_dropped_and_unknown_are_three_things() {
+        let schema = encoded_golden();
+        let [living, dropped, unknown] = [1, 0, 2].map(|generation| FamilyId::derive("m", generation));
+        assert_eq!(
+            [living, dropped, unknown].map(|id| schema.is_dropped(id)),
+            [false, true, false]
+        );
+        assert_eq!(
+            [living, dropped, unknown].map(|id| schema.is_unknown(id)),
+            [false, false, true]
+        );
+        let twice = TableSchema {
+            dropped: vec![living],
+            ..encoded_golden()
+        };
+        assert!(
+            TableSchema::decode(&twice.encode()).is_err(),
+            "a family cannot live and be dropped"
+        );
+    }
+
+    #[test]
+    fn as_many_dropped_families_as_a_table_may_have_had() {
+        let with = |n: usize| TableSchema {
+            dropped: (1..=n as u32).map(FamilyId).collect(),
+            ..TableSchema::new(RegionId(1))
+        };
+        for (n, good) in [
+            (limits::FAMILIES_EVER_MAX - 1, true),
+            (limits::FAMILIES_EVER_MAX, true),
+            (limits::FAMILIES_EVER_MAX + 1, false),
+        ] {
+            assert_eq!(TableSchema::decode(&with(n).encode()).is_ok(), good, "{n}");
+        }
+    }
+
+    /// Two peers, of which the second came with revision 7; format 1 knew no links.
+    #[test]
+    fn links_have_the_documented_bytes() {
+        let schema = TableSchema {
+            peers: vec![RegionId(2), RegionId(3)],
+            links: BTreeMap::from([(RegionId(3), 7)]),
+            ..TableSchema::new(RegionId(1))
+        };
+        let peers = [2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let bytes = schema.encode();
+        assert_eq!(bytes[24..], peers);
+        assert_eq!(
+            [2, 3, 4].map(|peer| schema.link(RegionId(peer))),
+            [Some(0), Some(7), None]
+        );
+        let mut old = bytes[..24].to_vec();
+        old.extend_from_slice(&[2, 2, 0, 3, 0, 0]);
+        old[1] = 1;
+        let read = TableSchema::decode(&old).unwrap();
+        assert_eq!([2, 3].map(|peer| read.link(RegionId(peer))), [Some(0), Some(0)]);
     }
 
     #[test]

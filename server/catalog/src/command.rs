@@ -67,8 +67,11 @@ impl FamilySpec {
 pub enum LinkChange {
     /// Begin: the feed is written from now on. No effect on a link that is there already.
     Prepare,
-    /// The peer is ready. Refused unless prepared; no effect if enabled.
-    Enable,
+    /// The peer is ready. Refused unless prepared, and if the link is enabled with another table; no effect if enabled.
+    Enable {
+        /// The number of the table there.
+        peer_table: TableId,
+    },
     /// Stop shipping from here.
     Pause,
     /// Ship again.

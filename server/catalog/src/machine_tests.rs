@@ -6,7 +6,7 @@ use crate::command::{Command, Envelope, FamilySpec, Founding, LinkChange, Reques
 use crate::record::PeerRecord;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use tidemark_base::{NodeId, RegionId, TabletId};
+use tidemark_base::{NodeId, RegionId, TableId, TabletId};
 use tidemark_consensus::LogPosition;
 
 fn identity() -> Identity {
@@ -126,7 +126,7 @@ fn command() -> impl Strategy<Value = Command> {
     });
     let change = prop_oneof![
         Just(LinkChange::Prepare),
-        Just(LinkChange::Enable),
+        (1u64..3).prop_map(|id| LinkChange::Enable { peer_table: TableId(id) }),
         Just(LinkChange::Pause),
         Just(LinkChange::Resume),
         Just(LinkChange::Remove),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use tidemark_base::schema::FamilySettings;
-use tidemark_base::{Error, ErrorKind, NodeId, RegionId, Result, RowRange, TableId, TableSchema, TabletId};
+use tidemark_base::{Error, ErrorKind, FamilyId, NodeId, RegionId, Result, RowRange, TableId, TableSchema, TabletId};
 
 /// One table server process of this region.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,9 +82,14 @@ pub struct LinkRecord {
     pub paused: bool,
     /// When state or pause last changed; milliseconds since the Unix epoch.
     pub since_ms: u64,
-    /// When the link was made, milliseconds since the Unix epoch; nothing that it has to ship is older. Tells a link from
-    /// an earlier one with the same peer.
+    /// When the link was made, milliseconds since the Unix epoch; nothing that it has to ship is older.
     pub linked_at_ms: u64,
+    /// The table's revision that the link came with: tells it from an earlier one with the same peer. Not the time: a
+    /// clock may show one moment twice.
+    pub link: u64,
+    /// The number of the table at the peer that the link is with; known once the link is enabled. A table of the same name
+    /// that was created later is another one.
+    pub peer_table: Option<TableId>,
 }
 
 /// One table.
@@ -122,9 +127,27 @@ impl TableRecord {
             revision: self.revision,
             max_future_micros: self.max_future_micros,
             peers,
+            links: self.links.values().map(|link| (link.peer, link.link)).collect(),
             families: self.families.iter().map(|family| family.settings.clone()).collect(),
+            dropped: self.dropped_families(),
             ..TableSchema::new(region)
         }
+    }
+
+    /// Every id that no family of this table can have any more, ascending (INV-30): those of generations that are used up
+    /// and do not live. A generation that was skipped here, because the peer was further on, is among them: what the peer
+    /// still ships of it can never be of use here. At most `FAMILIES_EVER_MAX`, because a new family is refused beyond.
+    ///
+    /// Derived and not stored: a second list could disagree with `next_generations`, which decides about new families.
+    fn dropped_families(&self) -> Vec<FamilyId> {
+        let used = self.next_generations.iter().flat_map(|(name, next)| {
+            let ids = (0..*next).map(move |generation| FamilyId::derive(name, generation));
+            ids.filter(|id| self.families.iter().all(|family| family.settings.id != *id))
+        });
+        let mut ids: Vec<FamilyId> = used.collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 }
 

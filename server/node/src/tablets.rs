@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::{Error, GroupId, NodeId, Result, TableSchema, TabletId};
 use tidemark_catalog::{Catalog, CatalogView, TabletRecord};
-use tidemark_consensus::Host;
+use tidemark_consensus::{GroupStatus, Host};
 use tidemark_replication::{NodeReport, TabletAccess};
 use tidemark_runtime::{Metrics, SharedClock, Shutdown, Tasks};
 use tidemark_services::{PeerClients, TabletDirectory};
@@ -313,6 +313,20 @@ impl TabletGate {
     }
 }
 
+impl TabletGate {
+    /// Returns when the replica here hears of another leader; never where there is none to hear it.
+    async fn leader_moves(&self, tablet: TabletId, from: NodeId) {
+        let Some(local) = self.keeper.get(tablet) else {
+            return std::future::pending().await;
+        };
+        let moved = |status: &GroupStatus| status.leader.is_some_and(|leader| leader != from);
+        let mut status = local.group().watch();
+        if status.wait_for(moved).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
 #[async_trait]
 impl TabletAccess for TabletGate {
     fn local(&self) -> Vec<Tablet> {
@@ -322,7 +336,15 @@ impl TabletAccess for TabletGate {
     async fn apply_remote(&self, tablet: TabletId, command: Bytes) -> Result<Bytes> {
         match self.leader_of(tablet)? {
             Ok(local) => local.apply_remote(command).await,
-            Err(node) => self.peers.apply_remote(node, tablet, command).await,
+            // A leader that hangs would be waited for until its own limit; a repeat at the next one takes nothing twice.
+            Err(node) => tokio::select! {
+                answer = self.peers.apply_remote(node, tablet, command) => answer,
+                () = self.leader_moves(tablet, node) => Err(Error::unavailable(
+                    "LEADER_MOVED",
+                    format!("{tablet} has another leader than {node} now"),
+                    Duration::from_millis(50),
+                )),
+            },
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! A new cause needs: its words and its action here, and its row in docs/operations/replication.md.
 
+use crate::receiver::LINK_PREPARING;
+use crate::verbs::LINK_STALE;
 use tidemark_base::{Error, ErrorKind};
 
 /// See the module.
@@ -13,6 +15,10 @@ pub enum Cause {
     PeerBusy(String),
     /// The peer has no link with us for this table (yet, or any more).
     LinkMissing(String),
+    /// The peer has begun to make its link with us and has not finished.
+    LinkPreparing(String),
+    /// The peer's link is with another table of that name than ours, or the other way round: one was created again.
+    OtherTable(String),
     /// Our stamps are too far ahead of the peer's clock (R8).
     ClockQuarantine(String),
     /// The peer's quarantine for the table is full.
@@ -56,6 +62,17 @@ pub enum Cause {
     Stalled(u64),
 }
 
+/// How a stream asks again after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// The cause passes within a moment: soon, however often it failed.
+    Soon,
+    /// The peer has too much to do: not too often, and not so rarely that the pause is what one waits for.
+    Gentle,
+    /// Ever more rarely, up to the greatest delay.
+    Rarer,
+}
+
 impl Cause {
     /// Reads the error that a message met.
     pub fn from_error(error: &Error) -> Cause {
@@ -63,6 +80,8 @@ impl Cause {
         match (error.reason(), error.kind()) {
             ("QUARANTINE_FULL", _) => Cause::QuarantineFull(message),
             ("CLOCK_QUARANTINE", _) => Cause::ClockQuarantine(message),
+            (LINK_PREPARING, _) => Cause::LinkPreparing(message),
+            (LINK_STALE, _) => Cause::OtherTable(message),
             ("LINK_MISSING" | "PEER_UNKNOWN" | "PEER_MISMATCH" | "TABLE_UNKNOWN", _) => Cause::LinkMissing(message),
             (_, ErrorKind::FailedPrecondition | ErrorKind::NotFound) => Cause::LinkMissing(message),
             (_, ErrorKind::Busy) | ("STREAM_WINDOW" | "PEER_NOT_LINKED", _) => Cause::PeerBusy(message),
@@ -75,6 +94,21 @@ impl Cause {
                 | ErrorKind::StorageFull,
             ) => Cause::PeerUnreachable(message),
             _ => Cause::Refused(message),
+        }
+    }
+
+    /// How soon to ask again what met this error.
+    pub fn pace(&self, error: &Error) -> Pace {
+        let moment = matches!(error.kind(), ErrorKind::NotLeader | ErrorKind::UnknownOutcome)
+            || matches!(
+                error.reason(),
+                "NO_LEADER" | "LEADER_MOVED" | "TABLET_STOPPED" | "SCHEMA_PENDING" | "STREAM_WINDOW" | "PEER_NOT_LINKED"
+            );
+        match self {
+            Cause::LinkPreparing(_) => Pace::Soon,
+            Cause::PeerUnreachable(_) | Cause::PeerBusy(_) if moment => Pace::Soon,
+            Cause::PeerBusy(_) => Pace::Gentle,
+            _ => Pace::Rarer,
         }
     }
 
@@ -92,6 +126,8 @@ impl Cause {
             Cause::PeerUnreachable(why) => format!("{peer} does not take what is shipped: {why}"),
             Cause::PeerBusy(why) => format!("{peer} asks to wait: {why}"),
             Cause::LinkMissing(why) => format!("{peer} has no link with this region for the table: {why}"),
+            Cause::LinkPreparing(why) => format!("{peer} is switching replication on: {why}"),
+            Cause::OtherTable(why) => format!("{peer} replicates another table of that name: {why}"),
             Cause::ClockQuarantine(why) => format!("clock quarantine: {peer} refuses stamps from its future: {why}"),
             Cause::QuarantineFull(why) => format!("the quarantine at {peer} is full: {why}"),
             Cause::Quarantined(rows) => format!("{rows} row mutations wait in the quarantine at {peer}"),
@@ -121,7 +157,11 @@ impl Cause {
                 format!("check {peer}'s nodes and the network; shipping resumes by itself, the feed is kept meanwhile")
             }
             Cause::PeerBusy(_) | Cause::SchemaPending => String::new(),
-            Cause::LinkMissing(_) => format!(
+            Cause::OtherTable(_) => format!(
+                "one of the two was dropped and created again; in both regions: tidemark replication disable {table} --peer \
+                 NAME --local-only; then, with both tables empty, enable again"
+            ),
+            Cause::LinkMissing(_) | Cause::LinkPreparing(_) => format!(
                 "if replication should be on, repeat: tidemark replication enable {table} --peer {peer}; otherwise: \
                  tidemark replication disable {table} --peer {peer}"
             ),
@@ -179,5 +219,36 @@ mod tests {
             Cause::from_error(&Error::invalid("RUN_DAMAGED", "m")),
             Cause::Refused(_)
         ));
+        let stale = Cause::from_error(&Error::new(ErrorKind::FailedPrecondition, LINK_STALE, "m"));
+        assert!(matches!(stale, Cause::OtherTable(_)) && stale.blocks());
+    }
+
+    #[test]
+    fn what_passes_within_a_moment_is_asked_for_again_soon() {
+        let pace = |kind, reason: &'static str| {
+            let error = Error::new(kind, reason, "m");
+            Cause::from_error(&error).pace(&error)
+        };
+        for (kind, reason) in [
+            (ErrorKind::NotLeader, "NOT_LEADER"),
+            (ErrorKind::Unavailable, "NO_LEADER"),
+            (ErrorKind::UnknownOutcome, "OUTCOME_UNKNOWN"),
+            (ErrorKind::Unavailable, "PEER_NOT_LINKED"),
+            (ErrorKind::Unavailable, "STREAM_WINDOW"),
+            (ErrorKind::FailedPrecondition, LINK_PREPARING),
+        ] {
+            assert_eq!(pace(kind, reason), Pace::Soon, "{reason}");
+        }
+        assert_eq!(pace(ErrorKind::Busy, "RECEIVER_BUSY"), Pace::Gentle);
+        for (kind, reason) in [
+            (ErrorKind::Unavailable, "PEER_UNREACHABLE"),
+            (ErrorKind::DeadlineExceeded, "SHIP_TIMEOUT"),
+            (ErrorKind::StorageFull, "DISK_FULL"),
+            (ErrorKind::FailedPrecondition, "LINK_MISSING"),
+            (ErrorKind::FailedPrecondition, LINK_STALE),
+            (ErrorKind::Unavailable, "QUARANTINE_FULL"),
+        ] {
+            assert_eq!(pace(kind, reason), Pace::Rarer, "{reason}");
+        }
     }
 }

@@ -8,10 +8,25 @@ use tidemark_runtime::{CounterFamily, GaugeFamily, Metrics};
 
 const LINK: &[&str] = &["table", "peer"];
 
+/// What one link's gauges show, over the tablets that this node leads.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkGauges {
+    /// The greatest lag.
+    pub lag_ms: u64,
+    /// Tablets of which it is only a bound.
+    pub lag_unknown_tablets: u64,
+    /// Records not acknowledged.
+    pub backlog_records: u64,
+    /// Row mutations from the peer in quarantine here.
+    pub rows_quarantined: u64,
+}
+
 /// Counters by table and peer, and the metric families.
 pub struct Counters {
     links: Mutex<BTreeMap<(String, String), LinkCounters>>,
     lag_ms: GaugeFamily,
+    lag_unknown: GaugeFamily,
+    ship_memory: GaugeFamily,
     backlog_records: GaugeFamily,
     quarantined_rows: GaugeFamily,
     rows_shipped: CounterFamily,
@@ -29,6 +44,16 @@ impl Counters {
                 "tidemark_replication_lag_ms",
                 "Age of the oldest write that the peer has not applied, over the tablets that this node leads, in milliseconds.",
                 LINK,
+            ),
+            lag_unknown: metrics.gauge(
+                "tidemark_replication_lag_unknown_tablets",
+                "Tablets that this node leads whose lag is not known: the lag shown is an upper bound.",
+                LINK,
+            ),
+            ship_memory: metrics.gauge(
+                "tidemark_replication_ship_memory_bytes",
+                "Bytes of feed records that this node holds for the peer until it has acknowledged them, before compression.",
+                &["peer"],
             ),
             backlog_records: metrics.gauge(
                 "tidemark_replication_backlog_records",
@@ -102,15 +127,23 @@ impl Counters {
     }
 
     /// The gauges of one link.
-    pub fn show(&self, table: &str, peer: &str, lag_ms: u64, backlog_records: u64, quarantined_rows: u64) {
-        self.lag_ms.with(&[table, peer]).set(lag_ms as f64);
-        self.backlog_records.with(&[table, peer]).set(backlog_records as f64);
-        self.quarantined_rows.with(&[table, peer]).set(quarantined_rows as f64);
+    pub fn show(&self, table: &str, peer: &str, gauges: &LinkGauges) {
+        let link = [table, peer];
+        self.lag_ms.with(&link).set(gauges.lag_ms as f64);
+        self.lag_unknown.with(&link).set(gauges.lag_unknown_tablets as f64);
+        self.backlog_records.with(&link).set(gauges.backlog_records as f64);
+        self.quarantined_rows.with(&link).set(gauges.rows_quarantined as f64);
+    }
+
+    /// What is held for a peer.
+    pub fn show_memory(&self, peer: &str, bytes: usize) {
+        self.ship_memory.with(&[peer]).set(bytes as f64);
     }
 
     /// The link is gone, or this node leads none of its tablets any more.
     pub fn hide(&self, table: &str, peer: &str) {
         self.lag_ms.remove(&[table, peer]);
+        self.lag_unknown.remove(&[table, peer]);
         self.backlog_records.remove(&[table, peer]);
         self.quarantined_rows.remove(&[table, peer]);
     }

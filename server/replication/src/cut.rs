@@ -13,8 +13,10 @@
 //! clipped to each tablet that it reaches; its stamp stays, so the pieces are together what the whole was. Stamps are
 //! kept as offsets from the batch's first stamp, so rows may be left out.
 //!
-//! A record that cannot be taken apart goes, whole, to the first of the tablets as unreadable: once, not once per
-//! tablet, and it holds that tablet's `complete` back and thereby the table's (R17).
+//! A record that cannot be taken apart may hold rows of every tablet that shares rows with the stream. So each of them
+//! gets it as unreadable and holds its `complete`, and with it its garbage, for it (R12, R17); to pin only one would let
+//! the others' watermarks pass a row that they may lack (INV-40). Its bytes go to the first alone: they are evidence, and
+//! once is enough.
 
 use crate::run::RunRecord;
 use bytes::Bytes;
@@ -123,7 +125,11 @@ fn decode_record(record: RunRecord) -> Decoded {
 }
 
 fn unreadable_record(seq: u64, cause: String, bytes: Bytes) -> Decoded {
-    Decoded::Unreadable(UnreadableRecord { seq, cause, bytes })
+    Decoded::Unreadable(UnreadableRecord {
+        seq,
+        cause,
+        bytes: Some(bytes),
+    })
 }
 
 /// What is cut: one stream's records `first_seq..=last_seq`.
@@ -131,6 +137,8 @@ fn unreadable_record(seq: u64, cause: String, bytes: Bytes) -> Decoded {
 pub struct Run {
     /// The stream.
     pub stream: StreamId,
+    /// By which link it was let in, as this region's schema numbers it.
+    pub link: u64,
     /// The rows of the stream's tablet.
     pub range: RowRange,
     /// First sequence covered.
@@ -148,6 +156,7 @@ pub fn cut(run: Run, tablets: &[(TabletId, RowRange)]) -> Vec<(TabletId, RemoteB
         .map(|(tablet, _)| {
             let batch = RemoteBatch {
                 stream: run.stream,
+                link: run.link,
                 range: run.range.clone(),
                 first_seq: run.first_seq,
                 last_seq: run.last_seq,
@@ -178,15 +187,30 @@ pub fn cut(run: Run, tablets: &[(TabletId, RowRange)]) -> Vec<(TabletId, RemoteB
                 Err(cause) => Some(UnreadableRecord {
                     seq,
                     cause,
-                    bytes: body,
+                    bytes: Some(body),
                 }),
             },
         };
-        if let (Some(record), Some((_, first))) = (misfit, batches.first_mut()) {
-            first.unreadable.push(record);
+        if let Some(record) = misfit {
+            pin_all(&mut batches, record);
         }
     }
     batches
+}
+
+/// Puts a record that may concern every tablet into each batch, its bytes into the first.
+fn pin_all(batches: &mut [(TabletId, RemoteBatch)], record: UnreadableRecord) {
+    let Some(((keeper, first), others)) = batches.split_first_mut() else {
+        return;
+    };
+    for (_, batch) in others {
+        batch.unreadable.push(UnreadableRecord {
+            seq: record.seq,
+            cause: format!("kept in {keeper}: {}", record.cause),
+            bytes: None,
+        });
+    }
+    first.unreadable.push(record);
 }
 
 /// The parts of one write, each with the index of its tablet. Fails if a row lies outside the stream's range or outside

@@ -56,6 +56,7 @@ fn run(range: RowRange, records: Vec<Decoded>) -> Run {
             region: RegionId(1),
             tablet: 9,
         },
+        link: 4,
         range,
         first_seq: 1,
         last_seq: 9,
@@ -164,12 +165,32 @@ fn what_does_not_fit_goes_whole_to_the_first_tablet() {
     let lost = Decoded::Unreadable(UnreadableRecord {
         seq: 5,
         cause: "sum".into(),
-        bytes: Bytes::new(),
+        bytes: Some(Bytes::new()),
     });
     let batches = cut(run(range("c", "k"), vec![outside, lost]), &tablets()[1..2]);
     let seqs: Vec<u64> = batches[0].1.unreadable.iter().map(|record| record.seq).collect();
     assert_eq!(seqs, [4, 5]);
     assert!(batches[0].1.parts.is_empty());
+}
+
+/// INV-40: nobody knows whose rows it held, so no tablet's watermark may pass it.
+#[test]
+fn a_bad_record_pins_every_tablet_that_it_may_concern_and_is_kept_once() {
+    let lost = Decoded::Unreadable(UnreadableRecord {
+        seq: 5,
+        cause: "sum".into(),
+        bytes: Some(Bytes::from_static(b"evidence")),
+    });
+    let batches = cut(run(RowRange::all(), vec![lost]), &tablets());
+    let pins: Vec<(u64, Option<&[u8]>)> = batches
+        .iter()
+        .flat_map(|(_, batch)| &batch.unreadable)
+        .map(|record| (record.seq, record.bytes.as_deref()))
+        .collect();
+    assert_eq!(pins, [(5, Some(&b"evidence"[..])), (5, None), (5, None)]);
+    let cause = &batches[2].1.unreadable[0].cause;
+    assert!(cause.contains(&TabletId(2).to_string()) && cause.contains("sum"), "{cause}");
+    assert!(batches.iter().all(|(_, batch)| batch.link == 4));
 }
 
 #[test]

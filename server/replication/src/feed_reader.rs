@@ -31,7 +31,7 @@ pub struct PackedRun {
     pub oldest_rows_hlc: Option<u64>,
     /// Time of the last record that could be read.
     pub closed_hlc: u64,
-    /// The feed had as much as was asked for, so there is likely more.
+    /// The feed had about as much as was asked for, so there is likely more.
     pub full: bool,
 }
 
@@ -67,7 +67,8 @@ pub fn read_run(tablet: &Tablet, from_seq: u64, fresh: bool, bytes_max: usize) -
         return Err(format!("record {seq} is missing before record {}", record.seq));
     }
     let read_bytes: usize = feed.iter().map(|record| record.bytes.len()).sum();
-    let full = read_bytes >= bytes_max || feed.len() > RUN_RECORDS_MAX;
+    // The feed stops before the record that would not fit, so a full run is one that is nearly so.
+    let full = read_bytes >= bytes_max / 2 || feed.len() > RUN_RECORDS_MAX;
     feed.truncate(RUN_RECORDS_MAX);
     let mut records: Vec<RunRecord> = feed
         .into_iter()

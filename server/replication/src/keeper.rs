@@ -60,8 +60,7 @@ async fn keep(tablet: Tablet, schema: Arc<TableSchema>) {
 /// A tablet may get a peer only while it is empty: rows from before are not in its feed. The keeper must ask for that
 /// too, because it may reach a tablet before the verb that switches replication on does.
 fn adds_peer(applied: Option<&TableSchema>, wanted: &TableSchema) -> bool {
-    let Some(applied) = applied else { return false };
-    wanted.peers.iter().any(|peer| !applied.peers.contains(peer))
+    applied.is_some_and(|applied| wanted.has_new_link(applied))
 }
 
 /// Hands the catalog's present schema of a table to all its tablets, wherever they are led, and returns when all have it.
@@ -122,5 +121,7 @@ mod tests {
         assert!(adds_peer(Some(&applied), &wanted));
         applied.peers = vec![RegionId(2), RegionId(3)];
         assert!(!adds_peer(Some(&applied), &wanted));
+        wanted.links.insert(RegionId(2), 7);
+        assert!(adds_peer(Some(&applied), &wanted), "it left and came again");
     }
 }

@@ -18,6 +18,7 @@
 //! | [`link`] | the seams: what a peer is asked, how tablets are reached |
 //! | [`run`] | the packed run that crosses the link; compression |
 //! | [`window`], [`stream_core`] | what one stream decides, synchronous |
+//! | [`lag`] | what the peer lacks, and since when, or a bound of it |
 //! | [`feed_reader`], [`stream`] | reading the feed; the stream's task |
 //! | [`shipper`] | which streams run |
 //! | [`cut`], [`receiver`] | taking a run: by tablet, with stamps kept, never inside a row mutation |
@@ -37,6 +38,7 @@ pub mod counters;
 pub mod cut;
 pub mod feed_reader;
 pub mod keeper;
+pub mod lag;
 pub mod link;
 mod prepare;
 mod receiver;
@@ -52,6 +54,7 @@ mod verbs;
 pub mod window;
 
 pub use keeper::keep_schemas;
+pub use lag::Lag;
 pub use link::{
     PeerConnector, PeerFamily, PeerIdentity, PeerLink, PrepareTable, Prepared, RegionIdentity, ReleaseTable, Ship,
     ShipCodec, Shipped, TabletAccess,

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
 use tidemark_base::schema::Compression;
-use tidemark_base::{FamilyId, RegionId, Result, RowRange, TableSchema, TabletId};
+use tidemark_base::{FamilyId, RegionId, Result, RowRange, TableId, TableSchema, TabletId};
 use tidemark_catalog::PeerRecord;
 use tidemark_tablet::Tablet;
 
@@ -33,20 +33,21 @@ pub struct PeerIdentity {
     pub knows_asker: bool,
 }
 
-/// A family as it must exist in both regions: same name and generation, hence the same id.
+/// A family as it must exist in both regions: same name and generation, hence the same id; and same limits, or one region
+/// would hide what the other shows (R10, R11).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerFamily {
     /// Name.
     pub name: String,
-    /// Its id at the asking region; equal to [`FamilyId::derive`] of name and generation.
+    /// Its id at the region that tells of it; equal to [`FamilyId::derive`] of name and generation.
     pub id: FamilyId,
     /// How often a family of that name was dropped before.
     pub generation: u32,
-    /// Time to live in microseconds; taken over only where the family is created.
+    /// Time to live in microseconds.
     pub ttl_micros: Option<i64>,
-    /// Versions kept; taken over only where the family is created.
+    /// Versions kept.
     pub max_versions: Option<u32>,
-    /// Storage compression; taken over only where the family is created.
+    /// Storage compression.
     pub compression: Compression,
 }
 
@@ -57,6 +58,8 @@ pub struct PrepareTable {
     pub from: RegionIdentity,
     /// Table name.
     pub table: String,
+    /// The table's number at the asking region: only what is shipped of that table is taken over the link that is made.
+    pub table_id: TableId,
     /// Its living families.
     pub families: Vec<PeerFamily>,
     /// Split keys, ascending, used only where the table is created.
@@ -74,6 +77,10 @@ pub struct Prepared {
     pub created: bool,
     /// Families that were added to an existing table.
     pub families_added: Vec<String>,
+    /// Families that the table has in the region asked and that the asking region did not name: it adds them.
+    pub families_missing: Vec<PeerFamily>,
+    /// The table's number in the region asked; none as long as it is not created there.
+    pub table_id: Option<TableId>,
 }
 
 /// Ends the replication of a table with the asking region, at the region asked. Idempotent.
@@ -118,8 +125,12 @@ impl ShipCodec {
 pub struct Ship {
     /// The origin.
     pub from: RegionIdentity,
-    /// Table name, which pairs the tables of two regions.
+    /// Table name, which pairs the tables of two regions when a link is made.
     pub table: String,
+    /// The number of the table at the origin: names can be used again, numbers are not (INV-42).
+    pub from_table: TableId,
+    /// The number of the table that it is meant for, in the region asked.
+    pub to_table: TableId,
     /// The stream: one tablet of the origin.
     pub tablet: TabletId,
     /// The rows of that tablet.
@@ -136,6 +147,8 @@ pub struct Ship {
     pub records_bytes: u64,
     /// The stream's lag at the origin when this was sent, so that the receiver knows its RPO without comparing clocks.
     pub lag_ms: u64,
+    /// False if `lag_ms` is only an upper bound.
+    pub lag_known: bool,
 }
 
 /// The answer to a [`Ship`]: all of it is committed in the region asked, unless `clock_quarantine`.

@@ -1,11 +1,12 @@
 //! Taking what a peer ships: check, unpack, cut by the tablets of this region, apply at each, answer.
 //!
 //! ```text
-//! Ship -> registered peer? enabled link?      FAILED_PRECONDITION otherwise
+//! Ship -> registered peer? enabled link?
+//!         between these two very tables?     FAILED_PRECONDITION otherwise (INV-42)
 //!      -> room for it?                        BUSY with a delay otherwise
 //!      -> decompress (bounded), decode, sums
 //!      -> stamps within reach of our clock?   clock_quarantine otherwise, nothing taken (R8)
-//!      -> cut (crate::cut) -> every tablet's leader, concurrently
+//!      -> cut (crate::cut) -> every tablet's leader, concurrently; a change of leaders is waited for
 //!      -> all took it?                        the first error otherwise; a repeat skips what was taken (R16)
 //! ```
 //! A message is answered only when all its tablets committed their share, so its origin never forgets what one of them
@@ -13,11 +14,11 @@
 
 use crate::counters::Counters;
 use crate::cut::{Run, cut, decode_records};
+use crate::lag::millis;
 use crate::link::{RegionIdentity, Ship, Shipped, TabletAccess};
 use crate::report::HeardReport;
 use crate::run::{damaged, decode_run, decompress};
 use crate::settings::ReplicationSettings;
-use crate::stream_core::millis;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -25,12 +26,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::limits::MAX_OFFSET_MS;
 use tidemark_base::{Error, ErrorKind, RegionId, Result, RowRange, TableId, TabletId};
-use tidemark_catalog::{Catalog, CatalogView, LinkState, TableRecord};
+use crate::verbs::LINK_STALE;
+use tidemark_catalog::{Catalog, CatalogView, LinkRecord, LinkState, TableRecord};
 use tidemark_runtime::{ByteBudget, Permit, SharedClock};
 use tidemark_tablet::{RemoteBatch, RemoteOutcome, StreamId};
 
 /// The least that a message counts against the budget, which thereby bounds their number too.
 const SHIP_COST_BYTES_MIN: u64 = 64 << 10;
+/// How long a message waits here for a tablet that is changing its leader. An election takes about a second; the origin
+/// would need a whole turn over the WAN and a pause for each attempt, and its messages behind this one would stand still.
+const LEADER_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two looks for the new leader.
+const LEADER_LOOK: Duration = Duration::from_millis(50);
 /// What an origin is told to wait when there is no room.
 const BUSY_DELAY: Duration = Duration::from_millis(200);
 /// Streams remembered per link at most: as many as a table has tablets at creation, twice.
@@ -40,11 +47,12 @@ struct Heard {
     range: RowRange,
     last_seq: u64,
     lag_ms: u64,
+    lag_known: bool,
     at: Duration,
 }
 
-/// The table here, the peer, and when the link between them was made: what was heard over an earlier link, or of an
-/// earlier table of the same name, says nothing of this one.
+/// The table here, the peer, and which link between them: what was heard over an earlier link, or of an earlier table of the
+/// same name, says nothing of this one.
 type LinkKey = (TableId, String, u64);
 
 /// See the module.
@@ -79,9 +87,10 @@ impl Receiver {
     pub(crate) async fn on_ship(&self, ship: Ship) -> Result<Shipped> {
         let view = self.catalog.view();
         let (link, tablets) = admit(&view, &ship)?;
+        let link_number = link.2;
         let _memory = self.reserve(&ship)?;
         self.hear(link, &ship);
-        let run = unpack(&ship).await?;
+        let run = unpack(&ship, link_number).await?;
         if let Some(cause) = self.clock_trouble(run.decoded.hlc_max) {
             return Ok(Shipped {
                 clock_quarantine: true,
@@ -108,8 +117,17 @@ impl Receiver {
         })
     }
 
+    /// Hands a tablet its share. A repeat takes nothing twice (R16), so whoever leads next may simply be asked again.
     async fn apply(&self, tablet: TabletId, batch: RemoteBatch) -> Result<RemoteOutcome> {
-        let answer = self.tablets.apply_remote(tablet, batch.encode()).await?;
+        let (command, deadline) = (batch.encode(), self.clock.monotonic() + LEADER_PATIENCE);
+        let answer = loop {
+            match self.tablets.apply_remote(tablet, command.clone()).await {
+                Err(error) if between_leaders(&error) && self.clock.monotonic() < deadline => {
+                    tokio::time::sleep(LEADER_LOOK).await;
+                }
+                answer => break answer?,
+            }
+        };
         RemoteOutcome::decode(&answer).map_err(|error| Error::internal(format!("a tablet's answer: {error}")))
     }
 
@@ -141,6 +159,7 @@ impl Receiver {
             range: ship.range.clone(),
             last_seq: ship.last_seq,
             lag_ms: ship.lag_ms,
+            lag_known: ship.lag_known,
             at: self.clock.monotonic(),
         };
         let mut all = self.heard.lock();
@@ -170,6 +189,7 @@ impl Receiver {
                 start: heard.range.start.to_vec(),
                 end: heard.range.end.as_ref().map(|end| end.to_vec()),
                 rpo_ms: heard.lag_ms.saturating_add(millis(now.saturating_sub(heard.at))),
+                rpo_known: heard.lag_known,
             })
         });
         reports.collect()
@@ -177,11 +197,19 @@ impl Receiver {
 }
 
 /// The table of a link that is still there.
-fn linked_table<'a>(view: &'a CatalogView, (table, peer, linked_at_ms): &LinkKey) -> Option<&'a TableRecord> {
+fn linked_table<'a>(view: &'a CatalogView, (table, peer, number): &LinkKey) -> Option<&'a TableRecord> {
     let table = view.table_by_id(*table)?;
     let link = table.links.get(peer)?;
-    (link.linked_at_ms == *linked_at_ms).then_some(table)
+    (link.link == *number).then_some(table)
 }
+
+/// True for an error that ends when the tablet has its next leader.
+fn between_leaders(error: &Error) -> bool {
+    error.kind() == ErrorKind::NotLeader || matches!(error.reason(), "NO_LEADER" | "LEADER_MOVED" | "TABLET_STOPPED")
+}
+
+/// The reason of the refusal while the link is being made here.
+pub(crate) const LINK_PREPARING: &str = "LINK_PREPARING";
 
 /// Checks who ships what, and finds the link and the tablets that it concerns, in range order.
 fn admit(view: &CatalogView, ship: &Ship) -> Result<(LinkKey, Vec<(TabletId, RowRange)>)> {
@@ -203,12 +231,17 @@ fn admit(view: &CatalogView, ship: &Ship) -> Result<(LinkKey, Vec<(TabletId, Row
             view.region_name
         ))
     })?;
-    if link.state != LinkState::Enabled || link.peer != ship.from.region {
-        return Err(missing(format!(
+    if link.peer != ship.from.region {
+        return Err(missing(format!("region {}'s link is with {}", view.region_name, link.peer)));
+    }
+    if link.state != LinkState::Enabled {
+        let why = format!(
             "region {} has begun to switch replication on and has not finished",
             view.region_name
-        )));
+        );
+        return Err(Error::new(ErrorKind::FailedPrecondition, LINK_PREPARING, why).object(format!("table {}", ship.table)));
     }
+    same_tables(view, table, link, ship)?;
     if ship.first_seq == 0 || ship.first_seq > ship.last_seq || ship.range.is_empty() {
         return Err(damaged("its sequences or its row range are empty"));
     }
@@ -219,8 +252,23 @@ fn admit(view: &CatalogView, ship: &Ship) -> Result<(LinkKey, Vec<(TabletId, Row
         .collect();
     match tablets.is_empty() {
         true => Err(Error::internal("a table's tablets do not cover every row")),
-        false => Ok(((table.id, ship.from.name.clone(), link.linked_at_ms), tablets)),
+        false => Ok(((table.id, ship.from.name.clone(), link.link), tablets)),
     }
+}
+
+/// INV-42: names pair tables once, when the link is made. A message that was under way while a table was dropped and
+/// created again, or that belongs to the table before, is not for this one.
+fn same_tables(view: &CatalogView, table: &TableRecord, link: &LinkRecord, ship: &Ship) -> Result<()> {
+    if ship.to_table == table.id && link.peer_table == Some(ship.from_table) {
+        return Ok(());
+    }
+    let (here, there) = (&view.region_name, &ship.from.name);
+    let linked = link.peer_table.map_or("none".to_owned(), |table| table.to_string());
+    let why = format!(
+        "the message is from {} of region {there} for {} of region {here}; the link is between {linked} and {}",
+        ship.from_table, ship.to_table, table.id
+    );
+    Err(Error::new(ErrorKind::FailedPrecondition, LINK_STALE, why).object(format!("table {}", ship.table)))
 }
 
 /// The asking region must be registered here under exactly that name and number.
@@ -256,7 +304,7 @@ fn unknown_peer(view: &CatalogView, from: &RegionIdentity, registered: Option<Re
 }
 
 /// Decompresses and decodes a message's run. Large ones on a thread that may block.
-async fn unpack(ship: &Ship) -> Result<Run> {
+async fn unpack(ship: &Ship, link: u64) -> Result<Run> {
     let (codec, records, declared) = (ship.codec, ship.records.clone(), ship.records_bytes);
     let job = move || {
         let run = decompress(codec, &records, declared)?;
@@ -278,6 +326,7 @@ async fn unpack(ship: &Ship) -> Result<Run> {
             region: ship.from.region,
             tablet: ship.tablet.0,
         },
+        link,
         range: ship.range.clone(),
         first_seq: ship.first_seq,
         last_seq: ship.last_seq,

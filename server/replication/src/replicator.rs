@@ -1,6 +1,6 @@
 //! The layer's handle: starts its tasks, answers the other regions, carries out an operator's verbs, reports.
 
-use crate::counters::Counters;
+use crate::counters::{Counters, LinkGauges};
 use crate::keeper::keep_schemas;
 use crate::link::TabletAccess;
 use crate::link::{PeerConnector, PeerIdentity, PrepareTable, Prepared, RegionIdentity, ReleaseTable, Ship, Shipped};
@@ -240,23 +240,27 @@ impl Inner {
     /// Sets the gauges of this node's links.
     fn show(&self) {
         let (now_ms, now) = (self.clock.now_ms(), self.clock.monotonic());
-        let mut links: BTreeMap<(String, String), (u64, u64, u64)> = BTreeMap::new();
+        let mut links: BTreeMap<(String, String), LinkGauges> = BTreeMap::new();
         for view in self.shipper.views() {
             let report = view.report(now_ms, now, self.settings.lag_warn_ms);
             let link = links.entry((report.table, report.peer)).or_default();
-            link.0 = link.0.max(report.lag_ms);
-            link.1 += report.backlog_records;
+            link.lag_ms = link.lag_ms.max(report.lag_ms);
+            link.lag_unknown_tablets += u64::from(!report.lag_known);
+            link.backlog_records += report.backlog_records;
         }
         for incoming in self.incoming() {
             let link = links.entry((incoming.table, incoming.peer)).or_default();
-            link.2 += incoming.rows_quarantined;
+            link.rows_quarantined += incoming.rows_quarantined;
         }
         let mut shown = self.shown.lock();
         for ((table, peer), ()) in shown.iter().filter(|(link, ())| !links.contains_key(*link)) {
             self.counters.hide(table, peer);
         }
-        for ((table, peer), (lag_ms, backlog, quarantined)) in &links {
-            self.counters.show(table, peer, *lag_ms, *backlog, *quarantined);
+        for ((table, peer), gauges) in &links {
+            self.counters.show(table, peer, gauges);
+        }
+        for (peer, bytes) in self.shipper.memory_used() {
+            self.counters.show_memory(&peer, bytes);
         }
         *shown = links.into_keys().map(|link| (link, ())).collect();
     }

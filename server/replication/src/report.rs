@@ -1,8 +1,9 @@
 //! What nodes tell each other about streams, and what an operator is shown. Reports are derived code: they live for one
 //! release and never reach a disk.
 //!
-//! Lag never lies (R23). A node reports only streams that it runs; what nobody reports is merged as BLOCKED with an
-//! upper bound instead of a zero (see [`crate::status`]).
+//! Lag never lies (R23, INV-43): where it is not known a bound from above stands in its place, marked so (see [`crate::lag`]). A
+//! node reports only streams that it runs; what nobody reports is merged as BLOCKED with such a bound (see
+//! [`crate::status`]).
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -59,6 +60,8 @@ pub struct StreamReport {
     pub action: String,
     /// Age of the oldest write that the peer has not applied; 0 if there is none. Milliseconds.
     pub lag_ms: u64,
+    /// False if `lag_ms` is only an upper bound.
+    pub lag_known: bool,
     /// Feed records that the peer has not acknowledged.
     pub backlog_records: u64,
     /// Bytes of the feed kept for the slowest peer: an upper bound of what this one lacks.
@@ -130,6 +133,8 @@ pub struct HeardReport {
     pub end: Option<Vec<u8>>,
     /// The lag that the peer reported, plus the time since, in milliseconds.
     pub rpo_ms: u64,
+    /// False if the peer itself knew only an upper bound.
+    pub rpo_known: bool,
 }
 
 /// Everything that one node knows of replication at one moment.
@@ -165,7 +170,7 @@ impl NodeReport {
 pub struct OutgoingReport {
     /// Age of the oldest write of this region that the peer has not applied (R23).
     pub lag_ms: u64,
-    /// False if some tablet's stream is not known: then `lag_ms` is an upper bound.
+    /// False if something of some tablet's stream is not known: then `lag_ms` is an upper bound.
     pub lag_known: bool,
     /// Feed records that the peer has not acknowledged.
     pub backlog_records: u64,
@@ -184,7 +189,8 @@ pub struct OutgoingReport {
 pub struct IncomingTotals {
     /// What would be missing here if the peer were lost now, as an age: its lag when it last reported plus the time since.
     pub rpo_ms: u64,
-    /// False if not every row of the table is covered by a stream heard of: then `rpo_ms` is an upper bound.
+    /// False if not every row of the table is covered by a stream heard of, or the peer itself did not know its lag: then
+    /// `rpo_ms` is an upper bound.
     pub rpo_known: bool,
     /// Everything of the peer up to here is applied here, holes allowed; microseconds of the peer's clock; 0 = not known.
     pub applied_micros: i64,
@@ -236,6 +242,7 @@ mod tests {
                 cause: "c".into(),
                 action: "a".into(),
                 lag_ms: u64::MAX,
+                lag_known: true,
                 backlog_records: 1,
                 backlog_bytes: 2,
                 acked_seq: 3,
@@ -250,6 +257,7 @@ mod tests {
                 start: vec![0, 255],
                 end: None,
                 rpo_ms: 5,
+                rpo_known: false,
             }],
             ..NodeReport::default()
         };

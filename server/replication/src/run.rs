@@ -31,7 +31,7 @@ const KIND_UNREADABLE: u8 = 1;
 /// A cause is for people; it is cut to this many bytes.
 const CAUSE_BYTES_MAX: usize = 256;
 /// A feed record holds at most one packed batch, its header, and an offset for each of its rows.
-const BODY_BYTES_MAX: usize = limits::BATCH_BYTES_MAX + limits::BATCH_ROWS_MAX * 5 + (4 << 10);
+pub(crate) const BODY_BYTES_MAX: usize = limits::BATCH_BYTES_MAX + limits::BATCH_ROWS_MAX * 5 + (4 << 10);
 /// Below this a frame costs more than it saves.
 const COMPRESS_FROM_BYTES: usize = 256;
 const ZSTD_LEVEL: i32 = 1;

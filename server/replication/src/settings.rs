@@ -1,6 +1,7 @@
 //! The bounds of shipping and receiving, with their units, limits and reasons.
 
 use std::time::Duration;
+use crate::run::BODY_BYTES_MAX;
 use tidemark_base::limits;
 
 /// Records in one run, at most. A record is at least some twenty bytes, so this is above what a run of small records
@@ -10,6 +11,9 @@ pub const RUN_RECORDS_MAX: usize = 100_000;
 /// A run before compression, in bytes, at most: the greatest `ship_bytes_max` (2 MiB), one more record of the greatest
 /// size (16 MiB and a little), and headers. Below the 24 MiB that a message between regions may have.
 pub const RUN_BYTES_MAX: usize = (2 << 20) + limits::BATCH_BYTES_MAX + (1 << 20);
+
+/// What one run holds at most while it is read: records up to `ship_bytes_max`, or one larger record, and their headers.
+pub const RUN_HELD_BYTES_MAX: usize = BODY_BYTES_MAX + (2 << 20);
 
 /// Settings of the layer. All have defaults that suit a WAN of some tens of milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +27,9 @@ pub struct ReplicationSettings {
     pub ship_linger_ms: u64,
     /// After this the answer to a message is no longer waited for; the message is sent again. 1,000 to 120,000 ms.
     pub ship_timeout_ms: u64,
-    /// Bytes of runs that all streams of this node hold together, before compression; at least 16 MiB.
+    /// Bytes of runs that all streams of this node to one peer hold together, before compression; at least 32 MiB. A stream
+    /// takes as much as the greatest run may have before it reads, because nobody knows how large the next record is, and
+    /// gives back what was not needed: so the bound holds, and some 18 MiB of it serve reading.
     pub ship_memory_bytes_max: usize,
     /// Bytes of runs that this node unpacks and applies at a time; beyond it the origin is told to wait. At least 32 MiB.
     pub receive_memory_bytes_max: usize,
@@ -73,7 +79,7 @@ impl ReplicationSettings {
         self.ship_window = self.ship_window.clamp(1, 32);
         self.ship_linger_ms = self.ship_linger_ms.min(1_000);
         self.ship_timeout_ms = self.ship_timeout_ms.clamp(1_000, 120_000);
-        self.ship_memory_bytes_max = self.ship_memory_bytes_max.max(16 << 20);
+        self.ship_memory_bytes_max = self.ship_memory_bytes_max.max(32 << 20);
         self.receive_memory_bytes_max = self.receive_memory_bytes_max.max(32 << 20);
         self.retry_delay_ms = self.retry_delay_ms.clamp(1, 10_000);
         self.retry_delay_max_ms = self.retry_delay_max_ms.clamp(self.retry_delay_ms, 60_000);
@@ -93,6 +99,16 @@ impl ReplicationSettings {
     /// [`ReplicationSettings::ack_interval_ms`] as a duration.
     pub(crate) fn ack_interval(&self) -> Duration {
         Duration::from_millis(self.ack_interval_ms)
+    }
+
+    /// The greatest delay before asking for what passes within a moment.
+    pub(crate) fn retry_delay_soon(&self) -> Duration {
+        Duration::from_millis(self.retry_delay_max_ms.min(200))
+    }
+
+    /// The greatest delay before asking a peer again that has too much to do.
+    pub(crate) fn retry_delay_gentle(&self) -> Duration {
+        Duration::from_millis(self.retry_delay_max_ms.min(1_000))
     }
 
     /// The delay before the `failures`-th retry (from 1), before jitter.
@@ -120,6 +136,12 @@ mod tests {
         .clamped();
         assert_eq!((wild.ship_bytes_max, wild.ship_window), (2 << 20, 1));
         assert_eq!((wild.retry_delay_ms, wild.retry_delay_max_ms), (1, 1));
+        let small = ReplicationSettings {
+            ship_memory_bytes_max: 0,
+            ..ReplicationSettings::default()
+        };
+        // A read asks for that much at once: more than there is would never be met.
+        assert!(small.clamped().ship_memory_bytes_max >= RUN_HELD_BYTES_MAX);
         let default = ReplicationSettings::default();
         assert_eq!(default.clone().clamped(), default);
     }

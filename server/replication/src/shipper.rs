@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tidemark_base::TabletId;
+use tidemark_base::{TableId, TabletId};
 use tidemark_catalog::{Catalog, CatalogView, LinkState, PeerRecord};
 use tidemark_runtime::{ByteBudget, Entropy, SharedClock, Shutdown, Tasks};
 use tidemark_tablet::{ReplicationState, Tablet};
@@ -43,6 +43,10 @@ struct Identity {
     term: u64,
     table: String,
     peer: PeerRecord,
+    /// A link that ended and began again is another one.
+    link: u64,
+    peer_table: TableId,
+    linked_at_ms: u64,
 }
 
 struct RunningStream {
@@ -103,6 +107,12 @@ impl Shipper {
         running.values().map(|stream| stream.view.lock().clone()).collect()
     }
 
+    /// Bytes of runs held for each peer.
+    pub(crate) fn memory_used(&self) -> Vec<(String, usize)> {
+        let memory = self.memory.lock();
+        memory.iter().map(|(peer, budget)| (peer.clone(), budget.used())).collect()
+    }
+
     fn reconcile(&self) {
         let view = self.parts.catalog.view();
         let mut wanted = self.wanted(&view);
@@ -144,13 +154,16 @@ impl Shipper {
             }
             for (name, link) in &table.links {
                 let Some(peer) = view.peers.get(name) else { continue };
-                if link.state != LinkState::Enabled {
+                let (LinkState::Enabled, Some(peer_table)) = (link.state, link.peer_table) else {
                     continue;
-                }
+                };
                 let identity = Identity {
                     term: status.term,
                     table: table.name.clone(),
                     peer: peer.clone(),
+                    link: link.link,
+                    peer_table,
+                    linked_at_ms: link.linked_at_ms,
                 };
                 let key = (tablet.descriptor().tablet, name.clone());
                 let (tablet, paused) = (tablet.clone(), link.paused);
@@ -177,8 +190,8 @@ impl Shipper {
         let stop = parts.stop.child();
         let (pause, paused) = watch::channel(paused);
         let stream_view = Arc::new(Mutex::new(StreamView::new(
-            identity.table.clone(),
-            identity.peer.name.clone(),
+            (identity.table.clone(), identity.peer.name.clone()),
+            identity.linked_at_ms,
             tablet.descriptor().tablet.0,
             identity.term,
             parts.clock.monotonic(),
@@ -195,6 +208,9 @@ impl Shipper {
             table: identity.table.clone(),
             peer: identity.peer.name.clone(),
             peer_region: identity.peer.region,
+            peer_table: identity.peer_table,
+            link_number: identity.link,
+            linked_at_ms: identity.linked_at_ms,
             link: parts.peers.link(&identity.peer),
             settings: parts.settings.clone(),
             memory: self.memory_of(&identity.peer.name),

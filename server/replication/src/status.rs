@@ -1,6 +1,6 @@
 //! From the nodes' reports to what an operator sees of a link. Pure, but for the memory of what was last known.
 //!
-//! Lag never lies: the merge starts from the tablets that exist by the catalog, not from the reports that came. A tablet
+//! Lag never lies (INV-43): the merge starts from the tablets that exist by the catalog, not from the reports that came. A tablet
 //! that nobody reports is BLOCKED, with an upper bound of its lag: what was last known of it plus the time since, or, if
 //! nothing ever was, the age of the link itself (nothing older can be unshipped).
 
@@ -8,7 +8,7 @@ use crate::cause::Cause;
 use crate::report::{
     HeardReport, IncomingReport, IncomingTotals, LinkReport, NodeReport, OutgoingReport, StreamReport, StreamState,
 };
-use crate::stream_core::millis;
+use crate::lag::{Lag, millis};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tidemark_base::TabletId;
@@ -59,6 +59,7 @@ pub struct LastKnown {
 }
 
 impl LastKnown {
+    /// Only of what a stream knows itself.
     fn learn(&mut self, stream: &StreamReport, now: Duration) {
         let key = (stream.table.clone(), stream.peer.clone(), stream.tablet);
         self.streams.insert(key, (stream.lag_ms, now));
@@ -66,9 +67,11 @@ impl LastKnown {
 
     fn bound_ms(&self, link: &LinkFacts, tablet: TabletId, now_ms: u64, now: Duration) -> u64 {
         let key = (link.table.clone(), link.peer.clone(), tablet.0);
+        let of_link = now_ms.saturating_sub(link.linked_at_ms);
         match self.streams.get(&key) {
-            Some((lag_ms, at)) => lag_ms.saturating_add(millis(now.saturating_sub(*at))),
-            None => now_ms.saturating_sub(link.linked_at_ms),
+            // Of an earlier link it may be more than this one can lag.
+            Some((lag_ms, at)) => lag_ms.saturating_add(millis(now.saturating_sub(*at))).min(of_link),
+            None => of_link,
         }
     }
 
@@ -126,9 +129,18 @@ fn merge_link(
         .tablets
         .iter()
         .map(|tablet| match newest.get(&tablet.0) {
-            Some(stream) => {
+            Some(stream) if stream.lag_known => {
                 known.learn(stream, now.monotonic);
                 (*stream).clone()
+            }
+            // Two bounds from above: the lesser one is right too.
+            Some(stream) => {
+                lag_known = false;
+                let bound_ms = known.bound_ms(link, *tablet, now.ms, now.monotonic);
+                StreamReport {
+                    lag_ms: stream.lag_ms.min(bound_ms),
+                    ..(*stream).clone()
+                }
             }
             None => {
                 lag_known = false;
@@ -183,6 +195,7 @@ fn unreported(link: &LinkFacts, tablet: TabletId, known: &LastKnown, now: Now) -
         cause: cause.words(&link.peer),
         action: cause.action(&link.table, &link.peer),
         lag_ms: known.bound_ms(link, tablet, now.ms, now.monotonic),
+        lag_known: false,
         backlog_records: 0,
         backlog_bytes: 0,
         acked_seq: 0,
@@ -210,10 +223,14 @@ fn merge_incoming(link: &LinkFacts, reports: &[NodeReport], duplicates: u64, now
         if covered { micros(hlc) } else { 0 }
     };
     let heard = reports.iter().flat_map(|report| &report.heard);
-    let rpo_ms = rpo_ms(heard.filter(|heard| of_link(&heard.table, &heard.peer)));
+    let rpo = rpo(heard.filter(|heard| of_link(&heard.table, &heard.peer)));
+    let rpo = rpo.unwrap_or_else(|| Lag {
+        ms: now.ms.saturating_sub(link.linked_at_ms),
+        known: false,
+    });
     IncomingTotals {
-        rpo_ms: rpo_ms.unwrap_or_else(|| now.ms.saturating_sub(link.linked_at_ms)),
-        rpo_known: rpo_ms.is_some(),
+        rpo_ms: rpo.ms,
+        rpo_known: rpo.known,
         applied_micros: least(|report| report.applied_hlc),
         complete_micros: least(|report| report.complete_hlc),
         rows_quarantined: newest.values().map(|report| report.rows_quarantined).sum(),
@@ -228,7 +245,7 @@ fn micros(hlc: u64) -> i64 {
 }
 
 /// The greatest over the streams of the latest that any node heard of each; none unless they cover every row together.
-fn rpo_ms<'a>(heard: impl Iterator<Item = &'a HeardReport>) -> Option<u64> {
+fn rpo<'a>(heard: impl Iterator<Item = &'a HeardReport>) -> Option<Lag> {
     let mut latest: BTreeMap<u64, &HeardReport> = BTreeMap::new();
     for stream in heard {
         let later = latest
@@ -243,7 +260,10 @@ fn rpo_ms<'a>(heard: impl Iterator<Item = &'a HeardReport>) -> Option<u64> {
         .map(|stream| (&stream.start[..], stream.end.as_deref()))
         .collect();
     ranges.sort();
-    covers(&ranges, b"", None).then(|| latest.values().map(|stream| stream.rpo_ms).max().unwrap_or(0))
+    covers(&ranges, b"", None).then(|| Lag {
+        ms: latest.values().map(|stream| stream.rpo_ms).max().unwrap_or(0),
+        known: latest.values().all(|stream| stream.rpo_known),
+    })
 }
 
 /// True if the ranges, sorted by their start, leave no gap between `start` and `end`.

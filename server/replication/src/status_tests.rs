@@ -28,6 +28,7 @@ fn stream(tablet: u64, term: u64, state: StreamState, lag_ms: u64) -> StreamRepo
         cause: String::new(),
         action: String::new(),
         lag_ms,
+        lag_known: true,
         backlog_records: 1,
         backlog_bytes: 10,
         acked_seq: 0,
@@ -82,6 +83,30 @@ fn a_tablet_that_nobody_reports_is_blocked_with_an_upper_bound() {
     assert_eq!(merged(&[link()], &one, &mut known, later).outgoing.lag_ms, 30_050);
 }
 
+/// INV-43: what a stream says of itself while it does not know is a bound, which what was known before may tighten.
+#[test]
+fn a_stream_that_does_not_know_its_lag_is_shown_with_the_least_bound() {
+    let unknown = |lag_ms: u64| StreamReport {
+        lag_known: false,
+        ..stream(2, 2, StreamState::Streaming, lag_ms)
+    };
+    let with = |first: StreamReport| [node(vec![first, stream(3, 1, StreamState::Streaming, 0)])];
+    let mut known = LastKnown::default();
+    let never = merged(&[link()], &with(unknown(600_000)), &mut known, NOW);
+    assert_eq!((never.outgoing.lag_ms, never.outgoing.lag_known), (600_000, false));
+    merged(&[link()], &with(stream(2, 1, StreamState::Streaming, 40)), &mut known, NOW);
+    let later = Now {
+        ms: NOW.ms + 2_000,
+        monotonic: NOW.monotonic + Duration::from_secs(2),
+    };
+    let again = merged(&[link()], &with(unknown(602_000)), &mut known, later);
+    assert_eq!((again.outgoing.lag_ms, again.outgoing.lag_known), (2_040, false));
+    // A bound is not learnt: later it would be taken for what was known.
+    let third = merged(&[link()], &with(unknown(602_000)), &mut known, later);
+    assert_eq!(third.outgoing.lag_ms, 2_040);
+    assert!(!third.streams[0].lag_known && third.streams[1].lag_known);
+}
+
 #[test]
 fn preparing_and_paused_links_say_so() {
     let reports = [node(vec![
@@ -107,12 +132,13 @@ fn heard(tablet: u64, start: &str, end: Option<&str>, rpo_ms: u64) -> HeardRepor
         start: start.as_bytes().to_vec(),
         end: end.map(|end| end.as_bytes().to_vec()),
         rpo_ms,
+        rpo_known: true,
     }
 }
 
 #[test]
 fn rpo_is_the_worst_stream_as_any_node_last_heard_it_and_unknown_with_a_gap() {
-    let of = |streams: Vec<HeardReport>| rpo_ms(streams.iter());
+    let of = |streams: Vec<HeardReport>| rpo(streams.iter()).map(|lag| lag.ms);
     let (left, right) = (heard(7, "", Some("m"), 500), heard(8, "m", None, 90));
     assert_eq!(of(vec![left.clone(), right.clone()]), Some(500));
     assert_eq!(
@@ -120,8 +146,15 @@ fn rpo_is_the_worst_stream_as_any_node_last_heard_it_and_unknown_with_a_gap() {
         Some(100)
     );
     assert_eq!(of(vec![left.clone()]), None);
-    assert_eq!(of(vec![right]), None);
+    assert_eq!(of(vec![right.clone()]), None);
     assert_eq!(of(vec![]), None);
+    let bound = HeardReport {
+        rpo_known: false,
+        ..right.clone()
+    };
+    let whole = |left: &HeardReport, right: &HeardReport| rpo([left, right].into_iter()).unwrap();
+    assert!(whole(&left, &right).known);
+    assert!(!whole(&left, &bound).known, "the peer did not know its lag when it was heard");
     let report = NodeReport {
         heard: vec![left],
         ..NodeReport::default()

@@ -9,14 +9,16 @@ use crate::feed_reader::{self, FeedRead, Peeked};
 use crate::link::{PeerLink, RegionIdentity, Ship, Shipped};
 use crate::report::{StreamReport, StreamState};
 use crate::settings::ReplicationSettings;
-use crate::stream_core::{FeedEnd, Oldest, Step, StreamCore, lag_ms, millis};
+use crate::lag::{Lacking, Lag, millis};
+use crate::settings::RUN_HELD_BYTES_MAX;
+use crate::stream_core::{FeedEnd, Step, StreamCore, StreamStart};
 use crate::window::Message;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
-use tidemark_base::{Error, RegionId, Result};
+use tidemark_base::{Error, RegionId, Result, TableId};
 use tidemark_runtime::{ByteBudget, Entropy, Permit, SharedClock, Shutdown};
 use tidemark_tablet::Tablet;
 use tokio::sync::watch;
@@ -38,6 +40,12 @@ pub struct StreamParts {
     pub peer: String,
     /// Its number.
     pub peer_region: RegionId,
+    /// The table's number there.
+    pub peer_table: TableId,
+    /// Which link this is, as the schema numbers it.
+    pub link_number: u64,
+    /// When it was made.
+    pub linked_at_ms: u64,
     /// The way to it.
     pub link: Arc<dyn PeerLink>,
     /// Bounds.
@@ -74,12 +82,8 @@ pub struct StreamView {
     pub paused: bool,
     /// Why it does not simply flow.
     pub cause: Option<Cause>,
-    /// The oldest unapplied write.
-    pub oldest: Option<Oldest>,
-    /// Rows in the peer's quarantine.
-    pub rows_quarantined: u64,
-    /// Up to when the peer is complete; 0 = not said.
-    pub complete_hlc: u64,
+    /// What the peer lacks, as far as it is known.
+    pub lacking: Lacking,
     /// Acknowledged up to here.
     pub acked_seq: u64,
     /// Last record.
@@ -93,8 +97,14 @@ pub struct StreamView {
 }
 
 impl StreamView {
-    /// The view of a stream that has not run yet.
-    pub fn new(table: String, peer: String, tablet: u64, term: u64, now: Duration) -> StreamView {
+    /// The view of a stream that has not run yet, over a link that was made at that time.
+    pub fn new(
+        (table, peer): (String, String),
+        linked_at_ms: u64,
+        tablet: u64,
+        term: u64,
+        now: Duration,
+    ) -> StreamView {
         StreamView {
             table,
             peer,
@@ -102,9 +112,7 @@ impl StreamView {
             term,
             paused: false,
             cause: Some(Cause::SchemaPending),
-            oldest: None,
-            rows_quarantined: 0,
-            complete_hlc: 0,
+            lacking: Lacking::unknown(linked_at_ms),
             acked_seq: 0,
             last_seq: 0,
             acknowledged_hlc: 0,
@@ -113,16 +121,23 @@ impl StreamView {
         }
     }
 
-    /// The lag at this moment.
-    pub fn lag_ms(&self, now_ms: u64, now: Duration) -> u64 {
-        let shown = lag_ms(self.oldest, self.rows_quarantined, self.complete_hlc, now_ms, now);
+    /// The lag at this moment. Of a stream that is silent for long nobody knows what came to it meanwhile: that is not
+    /// older than its silence.
+    pub fn lag(&self, now_ms: u64, now: Duration) -> Lag {
+        let shown = self.lacking.lag(now_ms, now);
         let silent = millis(now.saturating_sub(self.updated_at));
-        if silent > STALLED_MS { shown.max(silent) } else { shown }
+        if silent <= STALLED_MS {
+            return shown;
+        }
+        Lag {
+            ms: shown.ms.max(silent),
+            known: false,
+        }
     }
 
     /// The report at this moment.
     pub fn report(&self, now_ms: u64, now: Duration, lag_warn_ms: u64) -> StreamReport {
-        let lag_ms = self.lag_ms(now_ms, now);
+        let lag = self.lag(now_ms, now);
         let silent = millis(now.saturating_sub(self.updated_at));
         let cause = match (self.paused, silent > STALLED_MS) {
             (true, _) => Some(Cause::Paused),
@@ -132,7 +147,7 @@ impl StreamView {
         let state = match &cause {
             Some(Cause::Paused) => StreamState::Paused,
             Some(cause) if cause.blocks() => StreamState::Blocked,
-            _ if lag_ms > lag_warn_ms => StreamState::Lagging,
+            _ if lag.ms > lag_warn_ms => StreamState::Lagging,
             _ => StreamState::Streaming,
         };
         let words = |cause: &Cause| (cause.words(&self.peer), cause.action(&self.table, &self.peer));
@@ -145,7 +160,8 @@ impl StreamView {
             state,
             cause: words,
             action,
-            lag_ms,
+            lag_ms: lag.ms,
+            lag_known: lag.known,
             backlog_records: self.last_seq.saturating_sub(self.acked_seq),
             backlog_bytes: if self.last_seq > self.acked_seq {
                 self.feed_bytes
@@ -155,7 +171,7 @@ impl StreamView {
             acked_seq: self.acked_seq,
             last_seq: self.last_seq,
             acknowledged_micros: ((self.acknowledged_hlc >> 16) * 1_000) as i64,
-            rows_quarantined: self.rows_quarantined,
+            rows_quarantined: self.lacking.held.rows,
         }
     }
 }
@@ -175,8 +191,17 @@ pub async fn run(parts: StreamParts) {
     let mut feed = parts.tablet.watch_replication();
     let mut paused = parts.paused.clone();
     let tick = Duration::from_millis(parts.settings.reconcile_interval_ms);
-    let acked = feed.borrow_and_update().acked.get(&parts.peer_region).copied();
-    let mut core = StreamCore::new(parts.settings.clone(), acked, parts.clock.monotonic());
+    let start = {
+        let (state, peer) = (feed.borrow_and_update(), &parts.peer_region);
+        StreamStart {
+            acked_seq: state.acked.get(peer).copied(),
+            acked_hlc: state.acked_hlc.get(peer).copied().unwrap_or(0),
+            held: state.acked_held.get(peer).copied().unwrap_or_default(),
+            linked_at_ms: parts.linked_at_ms,
+        }
+    };
+    let acked = start.acked_seq;
+    let mut core = StreamCore::new(parts.settings.clone(), start, parts.clock.monotonic());
     let mut running = Running {
         sends: FuturesUnordered::new(),
         read: None,
@@ -229,7 +254,7 @@ fn look_around(
     let known = parts
         .tablet
         .schema()
-        .is_some_and(|schema| schema.peers.contains(&parts.peer_region));
+        .is_some_and(|schema| schema.link(parts.peer_region) == Some(parts.link_number));
     core.set_schema_known(known);
     core.set_paused(*paused.borrow_and_update());
     core.feed_at(
@@ -248,7 +273,7 @@ fn begin_steps(parts: &StreamParts, core: &mut StreamCore, running: &mut Running
         let now = parts.clock.monotonic();
         match core.next(now) {
             Step::Send(mut ship) => {
-                ship.lag_ms = core.lag_ms(parts.clock.now_ms(), now);
+                core.put_lag(&mut ship, parts.clock.now_ms(), now);
                 send(parts, core, running, *ship);
             }
             Step::Read { from_seq, fresh } => running.read = Some(begin_read(parts, from_seq, fresh)),
@@ -256,10 +281,10 @@ fn begin_steps(parts: &StreamParts, core: &mut StreamCore, running: &mut Running
                 let tablet = parts.tablet.clone();
                 running.peek = Some(Box::pin(blocking(move || feed_reader::peek(&tablet, from_seq))));
             }
-            Step::Ack(seq) => {
-                let (tablet, peer) = (parts.tablet.clone(), parts.peer_region);
+            Step::Ack(seq, held) => {
+                let (tablet, peer, link) = (parts.tablet.clone(), parts.peer_region, parts.link_number);
                 running.ack = Some(Box::pin(async move {
-                    match tablet.acknowledge_feed(peer, seq).await {
+                    match tablet.acknowledge_feed(peer, link, seq, held).await {
                         Ok(()) => Some(seq),
                         Err(error) => {
                             tracing::debug!(tablet = %tablet.descriptor().tablet, %error, "position not written down; later");
@@ -277,9 +302,11 @@ fn begin_read(parts: &StreamParts, from_seq: u64, fresh: bool) -> BoxFuture<'sta
     let (tablet, memory, clock) = (parts.tablet.clone(), parts.memory.clone(), parts.clock.clone());
     let bytes_max = parts.settings.ship_bytes_max;
     Box::pin(async move {
-        // The budget is at least 16 MiB and a run about 2 MiB at most, so this cannot be over its capacity; if it were,
-        // reading without a permit is better than a stream that stops.
-        let permit = memory.acquire(bytes_max).await.ok();
+        // Of the greatest run, because the next record may have the greatest size; what is not needed goes back at once.
+        // Whoever waits here holds only messages that go out without reading: nobody waits for him in turn. The settings
+        // see to it that the budget holds one such run; if not, reading without a permit is better than a stream that
+        // stops.
+        let permit = memory.acquire(RUN_HELD_BYTES_MAX).await.ok();
         let read = blocking(move || feed_reader::read_run(&tablet, from_seq, fresh, bytes_max)).await;
         (read, permit, clock.monotonic())
     })
@@ -302,6 +329,8 @@ fn finished_read(parts: &StreamParts, core: &mut StreamCore, running: &mut Runni
             let ship = Ship {
                 from: parts.from.clone(),
                 table: parts.table.clone(),
+                from_table: parts.tablet.descriptor().table,
+                to_table: parts.peer_table,
                 tablet: parts.tablet.descriptor().tablet,
                 range: parts.tablet.descriptor().range.clone(),
                 first_seq: core.window().next_seq(),
@@ -310,6 +339,7 @@ fn finished_read(parts: &StreamParts, core: &mut StreamCore, running: &mut Runni
                 records: run.records,
                 records_bytes: run.records_bytes,
                 lag_ms: 0,
+                lag_known: false,
             };
             let memory = permit.map(|mut permit| {
                 permit.shrink_to(run.records_bytes as usize);
@@ -395,19 +425,11 @@ fn answered(parts: &StreamParts, core: &mut StreamCore, first_seq: u64, answer: 
 fn show(parts: &StreamParts, core: &StreamCore, feed: &watch::Receiver<Arc<tidemark_tablet::ReplicationState>>) {
     let state = feed.borrow().clone();
     let acked_seq = core.window().acked_seq();
-    let oldest = core.oldest();
-    let acknowledged_hlc = if acked_seq >= state.feed_last_seq {
-        state.closed.max(core.window().acked_hlc())
-    } else {
-        core.window().acked_hlc()
-    };
-    let (rows_quarantined, complete_hlc) = core.quarantine();
+    let acknowledged_hlc = core.acknowledged_hlc(state.feed_last_seq, state.closed);
     let mut view = parts.view.lock();
     view.paused = core.paused();
     view.cause = core.cause();
-    view.oldest = oldest;
-    view.rows_quarantined = rows_quarantined;
-    view.complete_hlc = complete_hlc;
+    view.lacking = core.lacking();
     view.acked_seq = acked_seq;
     view.last_seq = core.last_seq();
     view.acknowledged_hlc = acknowledged_hlc;

@@ -10,13 +10,15 @@
 //! events: feed_at, read_done, sent_ok, sent_failed, peeked, ack_done, set_paused, set_schema_known
 //! ```
 
-use crate::cause::Cause;
+use crate::cause::{Cause, Pace};
 use crate::link::{Ship, Shipped};
 use crate::settings::ReplicationSettings;
+use crate::lag::{Lacking, Lag, Oldest};
 use crate::window::{Advance, Message, Window};
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::Error;
+use tidemark_tablet::PeerQuarantine;
 
 /// After so many failures in a row the window is given up and read anew, one message at a time: what is held for a peer
 /// that is away is memory that others need.
@@ -41,33 +43,23 @@ pub enum Step {
         /// First sequence to look at.
         from_seq: u64,
     },
-    /// Write the acknowledged position into the tablet.
-    Ack(u64),
+    /// Write the acknowledged position into the tablet, and what of it waits in the peer's quarantine.
+    Ack(u64, PeerQuarantine),
     /// Nothing until an event, or until that moment.
     Wait(Option<Duration>),
 }
 
-/// The oldest row mutation that is not applied at the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Oldest {
-    /// Its time by this region's hybrid logical clock; `None` if only known to exist.
-    pub hlc: Option<u64>,
-    /// When this stream first saw it, monotonic.
-    pub seen_at: Duration,
-}
-
-impl Oldest {
-    /// R23: its age by the local clock. Never less than the time for which it has been in sight: a clock that jumps back,
-    /// or stamps pulled ahead by another region, must not make the lag small.
-    pub fn age_ms(&self, now_ms: u64, now: Duration) -> u64 {
-        let by_clock = self.hlc.map_or(0, |hlc| now_ms.saturating_sub(hlc >> 16));
-        by_clock.max(millis(now.saturating_sub(self.seen_at)))
-    }
-}
-
-/// Whole milliseconds.
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// Where a stream begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StreamStart {
+    /// What the tablet has written down as acknowledged by the peer; `None` = nothing yet.
+    pub acked_seq: Option<u64>,
+    /// Through which time the peer has everything by that.
+    pub acked_hlc: u64,
+    /// What of that waits in the peer's quarantine, as the peer said when it was written down.
+    pub held: PeerQuarantine,
+    /// When the link was made, by this region's clock: nothing that the peer lacks is older.
+    pub linked_at_ms: u64,
 }
 
 /// Where the feed ends, as the tablet publishes it.
@@ -105,8 +97,14 @@ pub struct StreamCore {
     last_seq: u64,
     /// Last record in it that carries rows.
     last_rows_seq: u64,
-    /// Since when rows lie unread.
-    behind_since: Option<Duration>,
+    /// A bound of the age of what lies unread, if rows do.
+    unread: Option<Oldest>,
+    /// Rows lay unread before this stream looked for the first time, and their age is not known yet.
+    unsighted: bool,
+    /// It has looked for the first time.
+    watching: bool,
+    /// Through which time everything was read from the feed.
+    read_hlc: u64,
     reading: bool,
     linger_until: Duration,
     read_retry_at: Option<Duration>,
@@ -117,24 +115,33 @@ pub struct StreamCore {
     cause: Option<Cause>,
     /// A state that no retry ends.
     halted: Option<Cause>,
-    rows_quarantined: u64,
-    complete_hlc: u64,
+    /// What waits in the peer's quarantine.
+    held: PeerQuarantine,
+    /// Records up to here may be among it: an answer that speaks of all of them replaces what is known.
+    held_seq: u64,
+    /// The peer has spoken of them to this stream; otherwise some may have drained.
+    held_heard: bool,
+    linked_at_ms: u64,
 }
 
 impl StreamCore {
-    /// A stream that begins behind what the tablet has written down as acknowledged; `None` = nothing yet.
-    pub fn new(settings: Arc<ReplicationSettings>, acked_seq: Option<u64>, now: Duration) -> StreamCore {
-        let acked = acked_seq.unwrap_or(0);
+    /// A stream that begins behind what the tablet has written down as acknowledged.
+    pub fn new(settings: Arc<ReplicationSettings>, start: StreamStart, now: Duration) -> StreamCore {
+        let acked = start.acked_seq.unwrap_or(0);
+        let holds = start.held.rows > 0;
         StreamCore {
-            window: Window::new(acked, settings.ship_window),
+            window: Window::new(acked, start.acked_hlc, settings.ship_window),
             settings,
-            fresh: acked_seq.is_none(),
+            fresh: start.acked_seq.is_none(),
             persisted_seq: acked,
             acking: false,
             acked_at: now,
             last_seq: acked,
             last_rows_seq: 0,
-            behind_since: None,
+            unread: None,
+            unsighted: false,
+            watching: false,
+            read_hlc: start.acked_hlc,
             reading: false,
             linger_until: Duration::ZERO,
             read_retry_at: None,
@@ -144,8 +151,10 @@ impl StreamCore {
             failures: 0,
             cause: None,
             halted: None,
-            rows_quarantined: 0,
-            complete_hlc: 0,
+            held: start.held,
+            held_seq: if holds { acked } else { 0 },
+            held_heard: !holds,
+            linked_at_ms: start.linked_at_ms,
         }
     }
 
@@ -153,7 +162,7 @@ impl StreamCore {
     pub fn next(&mut self, now: Duration) -> Step {
         if let Some(seq) = self.ack_due(now) {
             self.acking = true;
-            return Step::Ack(seq);
+            return Step::Ack(seq, self.held);
         }
         if self.may_ship() {
             if let Some(ship) = self.window.take_retry(now) {
@@ -233,6 +242,7 @@ impl StreamCore {
         self.last_rows_seq = self.last_rows_seq.max(end.last_rows_seq);
         self.persisted_seq = self.persisted_seq.max(end.persisted_seq.unwrap_or(0));
         self.note_unread(now);
+        self.watching = true;
     }
 
     fn rows_unread(&self) -> bool {
@@ -240,13 +250,32 @@ impl StreamCore {
     }
 
     fn note_unread(&mut self, now: Duration) {
-        match self.rows_unread() {
-            true => _ = self.behind_since.get_or_insert(now),
-            false => self.behind_since = None,
+        if !self.rows_unread() {
+            (self.unread, self.unsighted) = (None, false);
+        } else if self.unread.is_none() {
+            // What comes into sight while this stream watches has just been written; what lay there before may be old.
+            self.unread = Some(Oldest {
+                hlc: None,
+                seen_at: now,
+            });
+            self.unsighted = !self.watching;
         }
     }
 
-    /// A run was read and goes out now; `full` if the feed had more than fits. Its lag is set here.
+    /// What lies behind a run that was read is younger than the run's end.
+    fn note_read_to(&mut self, closed_hlc: u64, now: Duration) {
+        self.read_hlc = self.read_hlc.max(closed_hlc);
+        let hlc = Some(self.read_hlc).filter(|hlc| *hlc > 0);
+        self.unread = self.rows_unread().then_some(Oldest { hlc, seen_at: now });
+        self.unsighted = self.unread.is_some() && hlc.is_none();
+    }
+
+    /// A time that nothing unread lies before, for what has no time of its own.
+    fn not_before(&self) -> u64 {
+        self.read_hlc.max(self.linked_at_ms << 16)
+    }
+
+    /// A run was read and goes out now; `full` if the feed likely has more. Its lag is set here.
     pub fn read_done(&mut self, mut message: Message, full: bool, now_ms: u64, now: Duration) -> Ship {
         self.reading = false;
         self.read_retry_at = None;
@@ -260,15 +289,15 @@ impl StreamCore {
         }
         // What the origin itself could not read has no time of its own.
         if message.oldest_rows_hlc == Some(0) {
-            message.oldest_rows_hlc = Some(now_ms << 16);
+            message.oldest_rows_hlc = Some(self.not_before());
         }
+        let closed_hlc = message.closed_hlc;
         let (first_seq, mut ship) = (message.ship.first_seq, message.ship.clone());
         // Reading sees what is committed, which the tablet may publish a moment later.
         self.last_seq = self.last_seq.max(ship.last_seq);
         self.window.push(message);
-        self.behind_since = None;
-        self.note_unread(now);
-        ship.lag_ms = self.lag_ms(now_ms, now);
+        self.note_read_to(closed_hlc, now);
+        self.put_lag(&mut ship, now_ms, now);
         debug_assert_eq!(
             ship.first_seq, first_seq,
             "the message that was read is the message that goes"
@@ -306,8 +335,7 @@ impl StreamCore {
             return Advance::default();
         }
         self.failures = 0;
-        self.rows_quarantined = answer.rows_quarantined;
-        self.complete_hlc = self.complete_hlc.max(answer.complete_hlc);
+        self.note_quarantine(first_seq, answer);
         let behind = !self.fresh && answer.applied_seq < self.window.acked_seq();
         self.cause = behind.then(|| Cause::PeerBehind {
             applied_seq: answer.applied_seq,
@@ -315,9 +343,33 @@ impl StreamCore {
         });
         let advance = self.window.succeeded(first_seq, answer.applied_seq);
         self.fresh &= self.window.acked_seq() == 0;
-        self.behind_since = None;
         self.note_unread(now);
         advance
+    }
+
+    /// Answers may come in another order than they were given. Each speaks of all that waits of the records up to its
+    /// `applied_seq`, and of those of its own message. So one that speaks of all records that may be waiting replaces what
+    /// is known; another can only add to it.
+    fn note_quarantine(&mut self, first_seq: u64, answer: &Shipped) {
+        let last_seq = self.window.message(first_seq).map_or(0, |(m, _)| m.ship.last_seq);
+        let said = PeerQuarantine {
+            rows: answer.rows_quarantined,
+            complete_hlc: answer.complete_hlc,
+        };
+        if answer.applied_seq >= self.held_seq {
+            self.held = if said.rows > 0 { said } else { PeerQuarantine::default() };
+            self.held_heard = true;
+        } else if said.rows > 0 {
+            let first = self.held.rows == 0;
+            self.held.rows = self.held.rows.max(said.rows);
+            self.held.complete_hlc = match first {
+                true => said.complete_hlc,
+                false => self.held.complete_hlc.min(said.complete_hlc),
+            };
+        }
+        if said.rows > 0 {
+            self.held_seq = self.held_seq.max(last_seq).max(answer.applied_seq);
+        }
     }
 
     /// The peer took nothing, or nobody knows; the message goes again at `retry_at`, which the caller drew with jitter.
@@ -344,9 +396,19 @@ impl StreamCore {
     }
 
     /// The error of a message as a cause and the delay before its retry, before jitter.
+    ///
+    /// Only who does not answer, or refuses for good, is asked ever more rarely. What passes within a moment (a tablet
+    /// that changes its leader, a link that is being switched on) is asked for again soon, however often: such a pause
+    /// would be added to the lag, and to what is missing if this region is lost meanwhile (R23).
     pub fn judge(&self, error: &Error) -> (Cause, Duration) {
+        let cause = Cause::from_error(error);
         let delay = self.settings.retry_delay(self.failures + 1);
-        (Cause::from_error(error), delay.max(error.delay().unwrap_or_default()))
+        let delay = match cause.pace(error) {
+            Pace::Soon => delay.min(self.settings.retry_delay_soon()),
+            Pace::Gentle => delay.min(self.settings.retry_delay_gentle()),
+            Pace::Rarer => delay,
+        };
+        (cause, delay.max(error.delay().unwrap_or_default()))
     }
 
     /// A look at the unread part found its oldest row mutation, or none up to `to_seq`.
@@ -354,8 +416,9 @@ impl StreamCore {
         self.peek.running = false;
         match found {
             Some((seq, hlc)) => {
-                let seen_at = self.behind_since.unwrap_or(now);
-                let hlc = Some(hlc);
+                let seen_at = self.unread.map_or(now, |unread| unread.seen_at);
+                // What cannot be read has no time of its own.
+                let hlc = Some(if hlc == 0 { self.not_before() } else { hlc });
                 self.peek.found = Some((seq, Oldest { hlc, seen_at }));
             }
             None => self.peek.from_seq = self.peek.from_seq.max(to_seq + 1),
@@ -403,10 +466,6 @@ impl StreamCore {
         self.last_seq
     }
 
-    /// Row mutations in quarantine at the peer, and up to when the peer is complete (0 = it has not said).
-    pub fn quarantine(&self) -> (u64, u64) {
-        (self.rows_quarantined, self.complete_hlc)
-    }
 
     /// Why the stream does not simply flow.
     pub fn cause(&self) -> Option<Cause> {
@@ -416,7 +475,7 @@ impl StreamCore {
         if !self.schema_known {
             return Some(Cause::SchemaPending);
         }
-        let quarantined = (self.rows_quarantined > 0).then_some(Cause::Quarantined(self.rows_quarantined));
+        let quarantined = (self.held.rows > 0).then_some(Cause::Quarantined(self.held.rows));
         self.cause.clone().or(quarantined)
     }
 
@@ -429,25 +488,45 @@ impl StreamCore {
         if let Some(found) = self.peek_found() {
             return Some(found);
         }
-        // Rows lie unread, and nobody has looked at their time: they count from when they came into sight.
-        let seen_at = self.behind_since?;
-        Some(Oldest { hlc: None, seen_at })
+        // Rows lie unread, and nobody has looked at their time.
+        self.unread
     }
 
-    /// R23, with what waits in the peer's quarantine counted (R17).
-    pub fn lag_ms(&self, now_ms: u64, now: Duration) -> u64 {
-        lag_ms(self.oldest(), self.rows_quarantined, self.complete_hlc, now_ms, now)
+    /// What the peer lacks, as far as it is known (R23); what waits in its quarantine is lacking too (R17).
+    pub fn lacking(&self) -> Lacking {
+        let looked = self.window.oldest_rows().is_some() || self.peek_found().is_some();
+        let lost = self.halted.is_some() || matches!(self.cause, Some(Cause::PeerBehind { .. }));
+        Lacking {
+            oldest: self.oldest(),
+            held: self.held,
+            held_heard: self.held_heard,
+            unknown: lost || !self.schema_known || (self.unsighted && !looked),
+            linked_at_ms: self.linked_at_ms,
+        }
     }
-}
 
-/// The lag of a stream with that oldest unapplied write and that quarantine.
-pub fn lag_ms(oldest: Option<Oldest>, rows_quarantined: u64, complete_hlc: u64, now_ms: u64, now: Duration) -> u64 {
-    let unapplied = oldest.map_or(0, |oldest| oldest.age_ms(now_ms, now));
-    let held = match rows_quarantined > 0 && complete_hlc > 0 {
-        true => now_ms.saturating_sub(complete_hlc >> 16),
-        false => 0,
-    };
-    unapplied.max(held)
+    /// Up to when everything of the tablet is applied at the peer; 0 = not known. `closed` is how far the tablet is, should the
+    /// peer have all records.
+    pub fn acknowledged_hlc(&self, end_seq: u64, closed: u64) -> u64 {
+        let all = self.window.acked_seq() >= end_seq;
+        let acked = self.window.acked_hlc().max(if all { closed } else { 0 });
+        match (self.lacking().unknown, self.held.rows) {
+            (true, _) => 0,
+            (false, 0) => acked,
+            (false, _) => acked.min(self.held.complete_hlc),
+        }
+    }
+
+    /// The lag at this moment.
+    pub fn lag(&self, now_ms: u64, now: Duration) -> Lag {
+        self.lacking().lag(now_ms, now)
+    }
+
+    /// Tells the peer in a message how much it lacks.
+    pub fn put_lag(&self, ship: &mut Ship, now_ms: u64, now: Duration) {
+        let lag = self.lag(now_ms, now);
+        (ship.lag_ms, ship.lag_known) = (lag.ms, lag.known);
+    }
 }
 
 #[cfg(test)]

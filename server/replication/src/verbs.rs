@@ -5,26 +5,28 @@
 //! ```text
 //! here                                              at the peer
 //! 0  peer registered? ───────── identify ─────────> knows us under our name and number?
-//! 1  link unknown here ──────── dry run ──────────> would it work? nothing changes yet
+//! 1  link unknown here ──────── dry run ──────────> would it work? nothing changes yet; families are compared
 //! 2  link PREPARING: the schema names the peer;
 //!    every tablet takes it over only if empty,
 //!    decided at apply: no write slips between.
 //!    From here on the feed is written.
-//! 3  ────────────────────────── prepare ──────────> the same two steps there, then ENABLED
-//! 4  link ENABLED: streams start
+//! 3  ────────────────────────── prepare ──────────> the same two steps there, then ENABLED, with our table's number
+//! 4  families that only the peer has
+//! 5  link ENABLED, with the peer's table's number: streams start
 //! ```
 //! A refusal in 2 or 3 is rolled back by the call that made the link (the peer rolls itself back). An outcome that is not
 //! known is not: the peer may have switched on already; the link stays PREPARING, visibly, until the verb is run again or
 //! replication is disabled. Nor is a refusal of a repeat: the feed of the first call holds writes by then.
 
 use crate::keeper::push_schema;
+use crate::prepare::{missing_here, refuse_history};
 use crate::link::{
     PeerConnector, PeerFamily, PeerLink, PrepareTable, Prepared, RegionIdentity, ReleaseTable, TabletAccess,
 };
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::{Error, ErrorKind, Result, TableId};
-use tidemark_catalog::{Catalog, CatalogView, Command, LinkChange, LinkState, PeerRecord, TableRecord};
+use tidemark_catalog::{Catalog, CatalogView, Command, FamilyRecord, LinkChange, LinkState, PeerRecord, TableRecord};
 use tidemark_runtime::{Entropy, SharedClock};
 
 /// What switching on came to.
@@ -34,6 +36,8 @@ pub struct Enabled {
     pub created_at_peer: bool,
     /// Families that were added at the peer.
     pub families_added: Vec<String>,
+    /// Families that were added here, because the peer has them.
+    pub families_added_here: Vec<String>,
 }
 
 /// What the verbs of both sides need.
@@ -60,7 +64,9 @@ impl Verbs {
         match state {
             None => {
                 self.refuse_rows(record, &peer.name)?;
+                refuse_history(record, &view.region_name, self.clock.now_ms())?;
                 promised = link.prepare_table(prepare(true)).await?;
+                missing_here(&view, record, &peer.name, peer.region, &promised)?;
             }
             // Complete here, so it must be complete there: the answer to a dry run is then that it is.
             Some(LinkState::Enabled) => match link.prepare_table(prepare(true)).await {
@@ -77,12 +83,34 @@ impl Verbs {
             Ok(prepared) => promised = merge(promised, prepared),
             Err(error) => return Err(self.not_prepared(record, peer, state, error).await),
         }
-        self.set_link(table, &peer.name, LinkChange::Enable).await?;
+        let families_added_here = self.finish(table, peer, &promised).await?;
         tracing::info!(table, peer = peer.name, "replication is on");
         Ok(Enabled {
             created_at_peer: promised.created,
             families_added: promised.families_added,
+            families_added_here,
         })
+    }
+
+    /// Steps 4 and 5; the families that were added here.
+    async fn finish(&self, table: &str, peer: &PeerRecord, promised: &Prepared) -> Result<Vec<String>> {
+        let peer_table = promised
+            .table_id
+            .ok_or_else(|| Error::internal("a peer that prepared its table does not say which"))?;
+        let view = self.catalog.view();
+        let record = view.table_or_error(table)?;
+        let request = missing_here(&view, record, &peer.name, peer.region, promised)?;
+        let added: Vec<String> = request.families.iter().map(|family| family.name.clone()).collect();
+        if !added.is_empty() {
+            self.add_families(&request.table, &request.families).await?;
+            // The streams bring rows of these families at once; what comes before the tablets know them would wait.
+            if let Err(error) = self.push(record.id, false).await {
+                tracing::info!(table, %error, "a tablet does not know the peer's families yet; it will");
+            }
+        }
+        self.set_link(table, &peer.name, LinkChange::Enable { peer_table })
+            .await?;
+        Ok(added)
     }
 
     async fn not_prepared(
@@ -274,17 +302,11 @@ async fn check_identity(view: &CatalogView, peer: &PeerRecord, link: &dyn PeerLi
 }
 
 fn prepare_request(view: &CatalogView, table: &TableRecord, dry_run: bool) -> PrepareTable {
-    let families = table.families.iter().map(|family| PeerFamily {
-        name: family.settings.name.clone(),
-        id: family.settings.id,
-        generation: family.generation,
-        ttl_micros: family.settings.ttl_micros,
-        max_versions: family.settings.max_versions,
-        compression: family.settings.compression,
-    });
+    let families = table.families.iter().map(peer_family);
     PrepareTable {
         from: identity(view),
         table: table.name.clone(),
+        table_id: table.id,
         families: families.collect(),
         split_at: view
             .tablets_of(table.id)
@@ -293,6 +315,18 @@ fn prepare_request(view: &CatalogView, table: &TableRecord, dry_run: bool) -> Pr
             .collect(),
         max_future_micros: table.max_future_micros,
         dry_run,
+    }
+}
+
+/// A family as another region is told of it.
+pub(crate) fn peer_family(family: &FamilyRecord) -> PeerFamily {
+    PeerFamily {
+        name: family.settings.name.clone(),
+        id: family.settings.id,
+        generation: family.generation,
+        ttl_micros: family.settings.ttl_micros,
+        max_versions: family.settings.max_versions,
+        compression: family.settings.compression,
     }
 }
 
@@ -331,6 +365,9 @@ fn merge(promised: Prepared, done: Prepared) -> Prepared {
     Prepared {
         created: promised.created || done.created,
         families_added,
+        // What the step itself says is how it is now.
+        families_missing: done.families_missing,
+        table_id: done.table_id,
     }
 }
 

@@ -71,11 +71,11 @@ pub struct Window {
 }
 
 impl Window {
-    /// A stream of which everything up to `acked_seq` is acknowledged.
-    pub fn new(acked_seq: u64, limit_max: usize) -> Window {
+    /// A stream of which everything up to `acked_seq` is acknowledged, the last of it of time `acked_hlc`.
+    pub fn new(acked_seq: u64, acked_hlc: u64, limit_max: usize) -> Window {
         Window {
             acked_seq,
-            acked_hlc: 0,
+            acked_hlc,
             next_seq: acked_seq + 1,
             limit: limit_max,
             limit_max,
@@ -221,7 +221,7 @@ mod tests {
     use crate::link::{RegionIdentity, ShipCodec};
     use bytes::Bytes;
     use proptest::prelude::*;
-    use tidemark_base::{RegionId, RowRange, TabletId};
+    use tidemark_base::{RegionId, RowRange, TableId, TabletId};
 
     fn message(first_seq: u64, last_seq: u64, rows: u64) -> Message {
         Message {
@@ -231,6 +231,8 @@ mod tests {
                     region: RegionId(1),
                 },
                 table: "t".into(),
+                from_table: TableId(1),
+                to_table: TableId(2),
                 tablet: TabletId(2),
                 range: RowRange::all(),
                 first_seq,
@@ -239,6 +241,7 @@ mod tests {
                 records: Bytes::new(),
                 records_bytes: 0,
                 lag_ms: 0,
+                lag_known: true,
             },
             rows,
             oldest_rows_hlc: (rows > 0).then_some(first_seq * 10),
@@ -250,7 +253,7 @@ mod tests {
 
     #[test]
     fn only_the_contiguous_part_is_acknowledged() {
-        let mut window = Window::new(4, 3);
+        let mut window = Window::new(4, 0, 3);
         window.push(message(5, 6, 2));
         window.push(message(7, 7, 0));
         window.push(message(8, 9, 1));
@@ -270,7 +273,7 @@ mod tests {
 
     #[test]
     fn after_a_failure_one_message_at_a_time_goes_until_one_succeeds() {
-        let mut window = Window::new(0, 4);
+        let mut window = Window::new(0, 0, 4);
         window.push(message(1, 1, 1));
         window.push(message(2, 2, 1));
         let at = Duration::from_secs(9);
@@ -288,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_the_peer_has_already_is_not_sent_again() {
-        let mut window = Window::new(0, 4);
+        let mut window = Window::new(0, 0, 4);
         window.push(message(1, 1, 1));
         window.succeeded(1, 7);
         assert_eq!((window.acked_seq(), window.next_seq()), (7, 8));
@@ -296,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_restart_begins_behind_what_is_acknowledged() {
-        let mut window = Window::new(0, 4);
+        let mut window = Window::new(0, 0, 4);
         window.push(message(1, 3, 1));
         window.push(message(4, 5, 1));
         window.succeeded(1, 3);
@@ -309,7 +312,7 @@ mod tests {
         /// applied, and when all are applied all are acknowledged once.
         #[test]
         fn any_order_ends_with_all_acknowledged_once(order in proptest::collection::vec((0u64..6, any::<bool>()), 0..60)) {
-            let mut window = Window::new(0, 6);
+            let mut window = Window::new(0, 0, 6);
             (1..=6).for_each(|seq| window.push(message(seq, seq, 1)));
             let mut applied = std::collections::BTreeSet::new();
             let mut rows = 0;

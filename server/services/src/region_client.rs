@@ -69,6 +69,27 @@ struct RegionLink {
     lanes: Vec<Lane>,
 }
 
+/// Makes a lane leave an address, unless it answered in time.
+struct LeaveAddress<'a> {
+    lane: &'a Lane,
+    next: usize,
+    armed: bool,
+}
+
+impl LeaveAddress<'_> {
+    fn stay(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for LeaveAddress<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.lane.current.store(self.next, Ordering::Relaxed);
+        }
+    }
+}
+
 /// A connection for each address, and the one that worked last.
 struct Lane {
     channels: Mutex<Vec<Option<Channel>>>,
@@ -113,7 +134,15 @@ impl RegionLink {
         for step in 0..self.addresses.len() {
             let index = (first + step) % self.addresses.len();
             let client = self.client(lane, index)?;
-            let error = match tokio::time::timeout(limit, exchange(client)).await {
+            // Who gives up waiting for this address drops the future here; the next attempt begins at the next one.
+            let leave = LeaveAddress {
+                lane,
+                next: (index + 1) % self.addresses.len(),
+                armed: true,
+            };
+            let answer = tokio::time::timeout(limit, exchange(client)).await;
+            leave.stay();
+            let error = match answer {
                 Ok(Ok(response)) => {
                     lane.current.store(index, Ordering::Relaxed);
                     return Ok(response.into_inner());
@@ -162,7 +191,7 @@ impl PeerLink for RegionLink {
             let request = timed(request.clone(), PREPARE_LIMIT);
             async move { client.prepare_table(request).await }
         };
-        self.ask(0, PREPARE_LIMIT, exchange).await.map(convert::prepared)
+        convert::prepared(self.ask(0, PREPARE_LIMIT, exchange).await?)
     }
 
     async fn release_table(&self, request: ReleaseTable) -> Result<()> {
@@ -228,5 +257,24 @@ mod tests {
             (ErrorKind::Unavailable, "PEER_UNREACHABLE")
         );
         assert!(error.message().contains("west"), "{error}");
+    }
+
+    /// A stream gives up before the limit of one address: without leaving it, the next attempt would hang at the same one.
+    #[tokio::test]
+    async fn an_address_that_was_given_up_on_is_left() {
+        // They take the connection and never answer.
+        let silent: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let peer = PeerRecord {
+            name: "west".into(),
+            region: RegionId(2),
+            addresses: silent.iter().map(|l| l.local_addr().unwrap().to_string()).collect(),
+        };
+        let link = RegionLink::new(&peer, 0);
+        let current = || link.lanes[0].current.load(Ordering::Relaxed);
+        for next in [1, 0] {
+            let asked = link.identify(identity().region_identity());
+            assert!(tokio::time::timeout(Duration::from_millis(200), asked).await.is_err());
+            assert_eq!(current(), next);
+        }
     }
 }

@@ -4,6 +4,7 @@
 use crate::call::{ADMIN_LIMIT, answer};
 use crate::context::ServiceContext;
 use crate::convert;
+use crate::quarantine;
 use crate::region_client::RegionClients;
 use tidemark_base::{Error, ErrorKind, RegionId};
 use tidemark_catalog::{Command, PeerRecord};
@@ -74,6 +75,7 @@ impl Replication for ReplicationService {
             Ok(v1::EnableReplicationResponse {
                 created_at_peer: enabled.created_at_peer,
                 families_added: enabled.families_added,
+                families_added_here: enabled.families_added_here,
             })
         };
         answer(
@@ -169,6 +171,38 @@ impl Replication for ReplicationService {
         )
         .await
     }
+
+    async fn list_quarantine(
+        &self,
+        request: Request<v1::ListQuarantineRequest>,
+    ) -> Answered<v1::ListQuarantineResponse> {
+        let (metadata, _, message) = request.into_parts();
+        let work = |_| async move { quarantine::list(&self.context, message).await };
+        answer(
+            &self.context,
+            "Replication.ListQuarantine",
+            &metadata,
+            ADMIN_LIMIT,
+            work,
+        )
+        .await
+    }
+
+    async fn discard_quarantine(
+        &self,
+        request: Request<v1::DiscardQuarantineRequest>,
+    ) -> Answered<v1::DiscardQuarantineResponse> {
+        let (metadata, _, message) = request.into_parts();
+        let work = |call| async move { quarantine::discard(&self.context, &call, message).await };
+        answer(
+            &self.context,
+            "Replication.DiscardQuarantine",
+            &metadata,
+            ADMIN_LIMIT,
+            work,
+        )
+        .await
+    }
 }
 
 /// In a request to add a peer: its number is to be asked of it.
@@ -221,6 +255,7 @@ fn wire_link(link: LinkReport) -> v1::LinkStatus {
             rows_shipped: link.outgoing.rows_shipped,
             bytes_shipped: link.outgoing.bytes_shipped,
             acknowledged_micros: link.outgoing.acknowledged_micros,
+            lag_known: link.outgoing.lag_known,
         }),
         incoming: Some(v1::Incoming {
             rpo_ms: link.incoming.rpo_ms,
@@ -228,6 +263,7 @@ fn wire_link(link: LinkReport) -> v1::LinkStatus {
             complete_micros: link.incoming.complete_micros,
             rows_quarantined: link.incoming.rows_quarantined,
             rows_applied: link.incoming.rows_applied,
+            rpo_known: link.incoming.rpo_known,
         }),
         streams: link.streams.into_iter().map(wire_stream).collect(),
     }
@@ -238,6 +274,7 @@ fn wire_stream(stream: StreamReport) -> v1::StreamStatus {
         tablet: stream.tablet,
         state: stream.state.name().to_owned(),
         lag_ms: stream.lag_ms,
+        lag_known: stream.lag_known,
         backlog_records: stream.backlog_records,
         backlog_bytes: stream.backlog_bytes,
         cause: stream.cause,

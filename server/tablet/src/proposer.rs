@@ -9,6 +9,10 @@
 //! It works only while this node leads and has applied everything of earlier terms: then the published `hlc_max` is above
 //! every stamp in the log, and proposals carry the term, so that none can be committed by a later leadership that has seen
 //! other stamps. Order of stamps = order of submission = order in the log (INV-20, checked again by apply).
+//!
+//! A close is due when nothing was stamped for a while, whatever else is proposed meanwhile: a tablet that only receives
+//! must tell its peers all the same that it wrote nothing, or their watermarks would stand still (O14). So it comes before
+//! the queue, and only what carries a stamp of this region puts it off.
 
 use crate::error;
 use crate::operation::check_and_mutate::CheckAndMutateCommand;
@@ -66,7 +70,10 @@ pub(crate) struct Proposer {
     status: watch::Receiver<GroupStatus>,
     /// Taken from the queue, but could not be joined with what was proposed.
     held: Option<Request>,
-    in_flight: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// True for those that carry a stamp of this region.
+    in_flight: FuturesUnordered<BoxFuture<'static, bool>>,
+    /// How many of them do: each closes the log up to its stamp when it commits.
+    stamped_in_flight: usize,
     hlc: HlcClock,
     initial_schema: Option<Arc<TableSchema>>,
     /// Monotonic time of the last stamp.
@@ -87,6 +94,7 @@ impl Proposer {
             hlc: HlcClock::new(shared.clock.clone(), 0),
             stamped_at: shared.clock.monotonic(),
             in_flight: FuturesUnordered::new(),
+            stamped_in_flight: 0,
             held: None,
             shared,
             group,
@@ -114,7 +122,7 @@ impl Proposer {
                     Some(request) => refuse(request, error::not_leader(&self.shared.descriptor, status.leader)),
                     None => break,
                 },
-                Some(()) = self.in_flight.next() => {}
+                Some(stamped) = self.in_flight.next() => self.landed(stamped),
             }
             if !leads && let Some(request) = self.held.take() {
                 refuse(request, error::not_leader(&self.shared.descriptor, status.leader));
@@ -135,19 +143,24 @@ impl Proposer {
         if self.shared.schema().is_none()
             && let Some(schema) = self.initial_schema.clone()
         {
-            self.submit(term, set_schema::encode(&schema, false), |_| {}).await;
+            self.submit(term, set_schema::encode(&schema, false), false, |_| {}).await;
         }
         while !self.shutdown.is_triggered() {
+            let close_in = self.close_in();
+            // Before everything else, and above the bound on proposals in flight: there is one at most.
+            if close_in == Some(Duration::ZERO) {
+                let (answer, _) = oneshot::channel();
+                self.propose_close(term, answer, None).await;
+            }
             if let Some(request) = self.held.take() {
                 self.propose(term, request).await;
                 continue;
             }
             let room = self.in_flight.len() < self.shared.settings.proposals_in_flight_max;
-            let close_in = self.close_in();
             tokio::select! {
                 biased;
                 _ = self.shutdown.wait() => return,
-                Some(()) = self.in_flight.next() => {}
+                Some(stamped) = self.in_flight.next() => self.landed(stamped),
                 changed = self.status.changed() => {
                     let status = self.status.borrow_and_update();
                     if changed.is_err() || !status.leader_ready || status.term != term {
@@ -158,19 +171,20 @@ impl Proposer {
                     Some(request) => self.propose(term, request).await,
                     None => return,
                 },
-                _ = tokio::time::sleep(close_in.unwrap_or(Duration::MAX)), if close_in.is_some() => {
-                    let (answer, _) = oneshot::channel();
-                    self.propose_close(term, answer, None).await;
-                }
+                _ = tokio::time::sleep(close_in.unwrap_or(Duration::MAX)), if close_in.is_some_and(|wait| !wait.is_zero()) => {}
             }
         }
     }
 
-    /// How long until the tablet is due to say that nothing happens. Only with peers, and only if nothing is in flight that
-    /// says more.
+    fn landed(&mut self, stamped: bool) {
+        self.stamped_in_flight -= usize::from(stamped);
+    }
+
+    /// How long until the tablet is due to say that nothing was written. Only with peers, and only if nothing is in flight
+    /// that says more.
     fn close_in(&self) -> Option<Duration> {
         let schema = self.shared.schema()?;
-        if schema.peers.is_empty() || !self.in_flight.is_empty() || self.refused_stamping().is_some() {
+        if schema.peers.is_empty() || self.stamped_in_flight > 0 || self.refused_stamping().is_some() {
             return None;
         }
         let state = self.shared.replication();
@@ -195,7 +209,7 @@ impl Proposer {
                     command.stamp = stamp;
                     command.terms.expiry_ms = self.expiry_ms(stamp);
                     let command = check_and_mutate::encode(&command);
-                    self.submit_answered(term, command, answer, Some(permit)).await;
+                    self.submit_answered(term, command, true, answer, Some(permit)).await;
                 }
                 Err(error) => reply(answer, Err(error)),
             },
@@ -204,7 +218,7 @@ impl Proposer {
                     command.stamp = stamp;
                     command.terms.expiry_ms = self.expiry_ms(stamp);
                     let command = read_modify_write::encode(&command);
-                    self.submit_answered(term, command, answer, Some(permit)).await;
+                    self.submit_answered(term, command, true, answer, Some(permit)).await;
                 }
                 Err(error) => reply(answer, Err(error)),
             },
@@ -217,10 +231,10 @@ impl Proposer {
                     return reply(answer, Err(error));
                 }
                 let command = remote::encode(self.shared.settings.quarantine_bytes_max, &batch);
-                self.submit_answered(term, command, answer, Some(permit)).await;
+                self.submit_answered(term, command, false, answer, Some(permit)).await;
             }
             What::Close(answer) => self.propose_close(term, answer, Some(permit)).await,
-            What::Plain(command, answer) => self.submit_answered(term, command, answer, Some(permit)).await,
+            What::Plain(command, answer) => self.submit_answered(term, command, false, answer, Some(permit)).await,
         }
     }
 
@@ -263,27 +277,43 @@ impl Proposer {
         }
         if !stamped.is_empty() {
             let done = move |outcome: Result<Bytes>| answer_writes(answers, outcome);
-            self.submit(term, write::encode(&stamped), done).await;
+            self.submit(term, write::encode(&stamped), true, done).await;
         }
     }
 
     async fn propose_close(&mut self, term: u64, answer: Answer<Bytes>, permit: Option<Permit>) {
         match self.stamp(1) {
-            Ok(stamp) => self.submit_answered(term, close::encode(stamp), answer, permit).await,
+            Ok(stamp) => {
+                self.submit_answered(term, close::encode(stamp), true, answer, permit)
+                    .await;
+            }
             Err(error) => reply(answer, Err(error)),
         }
     }
 
-    async fn submit_answered(&mut self, term: u64, command: Bytes, answer: Answer<Bytes>, permit: Option<Permit>) {
+    async fn submit_answered(
+        &mut self,
+        term: u64,
+        command: Bytes,
+        stamped: bool,
+        answer: Answer<Bytes>,
+        permit: Option<Permit>,
+    ) {
         let done = move |outcome| {
             reply(answer, outcome);
             drop(permit);
         };
-        self.submit(term, command, done).await;
+        self.submit(term, command, stamped, done).await;
     }
 
     /// Gives a command its place in the log's order; `done` gets the body of its response.
-    async fn submit(&mut self, term: u64, command: Bytes, done: impl FnOnce(Result<Bytes>) + Send + 'static) {
+    async fn submit(
+        &mut self,
+        term: u64,
+        command: Bytes,
+        stamped: bool,
+        done: impl FnOnce(Result<Bytes>) + Send + 'static,
+    ) {
         let submitted = tokio::select! {
             submitted = self.group.submit_in_term(term, command) => submitted,
             _ = self.shutdown.wait() => Err(ProposeError::Unknown("the tablet is stopping on this node".to_owned())),
@@ -292,8 +322,11 @@ impl Proposer {
             Ok(pending) => {
                 self.shared.counters.entries_proposed.inc();
                 let (shared, log) = (self.shared.clone(), self.log.clone());
-                self.in_flight
-                    .push(Box::pin(async move { done(outcome(&shared, &*log, pending).await) }));
+                self.stamped_in_flight += usize::from(stamped);
+                self.in_flight.push(Box::pin(async move {
+                    done(outcome(&shared, &*log, pending).await);
+                    stamped
+                }));
             }
             Err(error) => {
                 let no_space = self.log.stalled_no_space();

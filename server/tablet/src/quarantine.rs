@@ -6,7 +6,11 @@
 //! state value := 0x01 | pin_hlc u64 | cause slice
 //!                | 0x01 | first stamp(14) | offsets varint n, n varints | batch slice        rows of an unknown family
 //!                | 0x02 | bytes slice                                                        a record that does not decode
+//!                | 0x03                                                                      the same; another tablet keeps it
 //! ```
+//! A row waits iff it names an *unknown* family: one that neither lives here nor was dropped here. Mutations of a dropped
+//! family are dead on arrival: they are left out, and what else the row holds is applied at once (O12).
+//!
 //! `pin_hlc` is the least hlc in the entry; for a record that does not decode it is the least that it can have: one above
 //! the stream's watermark at that moment. In memory stand only the pins, about 100 bytes an entry; an entry counts at
 //! least [`ENTRY_BYTES_MIN`] against the bound, so that tiny entries cannot fill the memory.
@@ -18,11 +22,16 @@ use crate::stream::StreamId;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use tidemark_base::codec::{Malformed, Reader, put_slice, put_varint};
-use tidemark_base::{FamilyId, PackedBatch, RegionId, Stamp, TableSchema, limits};
+use tidemark_base::{FamilyId, MutationRef, PackedBatch, RegionId, RowRef, Scope, Stamp, TableSchema, limits};
+use tidemark_engine::{Engine, EngineError};
 
 /// What an entry counts at least against the bound.
 pub const ENTRY_BYTES_MIN: u64 = 1 << 10;
 pub(crate) const PREFIX: &[u8] = b"q";
+/// Row keys shown of an entry.
+pub const SAMPLE_ROWS_MAX: usize = 3;
+/// Bytes of entries that one page is made from: they are read whole to be shown.
+const PAGE_BYTES_MAX: usize = 32 << 20;
 
 /// An entry as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +42,36 @@ pub struct QuarantineEntry {
     pub seq: u64,
     /// Row mutations in it; 1 for a record that does not decode.
     pub rows: u64,
-    /// Stamp of the oldest row; `None` for a record that does not decode.
-    pub stamp: Option<Stamp>,
+    /// The origin's hlc of the oldest row; of a record that does not decode, the least that it can have.
+    pub oldest_hlc: u64,
+    /// True for a record that does not decode: no schema change makes it leave.
+    pub unreadable: bool,
     /// Why it waits.
     pub cause: String,
-    /// The rows as a packed batch, or what was received.
-    pub bytes: Bytes,
+    /// Bytes of the rows as a packed batch, or of what was received.
+    pub bytes: u64,
+    /// The first row keys, at most [`SAMPLE_ROWS_MAX`]; none of a record that does not decode.
+    pub sample_rows: Vec<Bytes>,
+}
+
+/// A part of the quarantine, as [`crate::Tablet::quarantine`] shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QuarantinePage {
+    /// By stream and record.
+    pub entries: Vec<QuarantineEntry>,
+    /// There are more entries than are shown.
+    pub more: bool,
+}
+
+/// What an operator gave up; see [`crate::Tablet::discard_quarantine`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Discarded {
+    /// Entries.
+    pub entries: u64,
+    /// Row mutations in them; a record that does not decode counts as one.
+    pub rows: u64,
+    /// Bytes of their state records.
+    pub bytes: u64,
 }
 
 /// What waits.
@@ -52,6 +85,8 @@ pub(crate) enum Waiting {
     Unreadable {
         bytes: Bytes,
     },
+    /// A record that does not decode and may hold rows of this tablet too: only its pin stands here.
+    Elsewhere,
 }
 
 /// A state record of the quarantine.
@@ -77,6 +112,7 @@ impl Entry {
         match &self.waiting {
             Waiting::Rows { batch, .. } => batch.rows_len() as u64,
             Waiting::Unreadable { .. } => 1,
+            Waiting::Elsewhere => 0,
         }
     }
 
@@ -96,6 +132,7 @@ impl Entry {
                 out.push(2);
                 put_slice(&mut out, bytes);
             }
+            Waiting::Elsewhere => out.push(3),
         }
         out
     }
@@ -121,6 +158,7 @@ impl Entry {
             2 => Waiting::Unreadable {
                 bytes: share(value, r.slice(REMOTE_BYTES_MAX, "record too long")?),
             },
+            3 => Waiting::Elsewhere,
             _ => return Err(Malformed("unknown kind of quarantine entry")),
         };
         done(&r)?;
@@ -134,23 +172,20 @@ impl Entry {
     /// The form for operators.
     pub(crate) fn show(self, stream: StreamId, seq: u64) -> QuarantineEntry {
         let rows = self.rows_len();
-        let (stamp, bytes) = match self.waiting {
-            Waiting::Rows { first, batch, .. } => {
-                let oldest = Stamp {
-                    hlc: self.pin_hlc,
-                    ..first
-                };
-                (Some(oldest), batch.bytes().clone())
-            }
-            Waiting::Unreadable { bytes } => (None, bytes),
+        let (unreadable, bytes, sample_rows) = match self.waiting {
+            Waiting::Rows { batch, .. } => (false, batch.bytes().len(), first_rows(&batch)),
+            Waiting::Unreadable { bytes } => (true, bytes.len(), Vec::new()),
+            Waiting::Elsewhere => (true, 0, Vec::new()),
         };
         QuarantineEntry {
             stream,
             seq,
             rows,
-            stamp,
+            oldest_hlc: self.pin_hlc,
+            unreadable,
             cause: self.cause,
-            bytes,
+            bytes: bytes as u64,
+            sample_rows,
         }
     }
 }
@@ -173,22 +208,66 @@ pub(crate) fn parse_key(key: &[u8]) -> Result<(StreamId, u64), Malformed> {
     Ok((stream, seq))
 }
 
-/// The families of a row that the schema does not know, if any.
-pub(crate) fn unknown_family(schema: &TableSchema, row: &tidemark_base::RowRef<'_>) -> Option<FamilyId> {
-    use tidemark_base::{MutationRef, RowRef, Scope};
+/// A page of the quarantine: of all streams, or of one region's.
+pub(crate) fn page(engine: &dyn Engine, region: Option<RegionId>, limit: usize) -> Result<QuarantinePage, EngineError> {
+    let prefix = match region {
+        Some(region) => [PREFIX, &region.0.to_be_bytes()].concat(),
+        None => PREFIX.to_vec(),
+    };
+    let (mut shown, mut from, mut bytes) = (QuarantinePage::default(), Vec::new(), 0);
+    loop {
+        let records = engine.state_scan(&prefix, &from, 1)?;
+        let Some((key, value)) = records.first() else {
+            return Ok(shown);
+        };
+        if shown.entries.len() >= limit || bytes > PAGE_BYTES_MAX {
+            shown.more = true;
+            return Ok(shown);
+        }
+        bytes += value.len();
+        let damaged =
+            |e: Malformed| EngineError::Corruption(format!("a quarantine entry is not what was written: {}", e.0));
+        let (stream, seq) = parse_key(key).map_err(damaged)?;
+        let entry = Entry::decode(value).map_err(damaged)?;
+        shown.entries.push(entry.show(stream, seq));
+        from = [&key[..], &[0]].concat();
+    }
+}
+
+fn first_rows(batch: &PackedBatch) -> Vec<Bytes> {
+    let row = |row: RowRef<'_>| match row {
+        RowRef::Mutation { row, .. } => Bytes::copy_from_slice(row),
+        RowRef::RangeDelete { start, .. } => Bytes::copy_from_slice(start),
+    };
+    batch.rows().take(SAMPLE_ROWS_MAX).map(row).collect()
+}
+
+/// A family of a row that does not live, if there is one: nothing may be written to it here.
+pub(crate) fn family_not_living(schema: &TableSchema, row: &RowRef<'_>) -> Option<FamilyId> {
+    family_where(row, |family| schema.family(family).is_none())
+}
+
+/// A family of a peer's row that is unknown here, if there is one: the row must wait.
+pub(crate) fn unknown_family(schema: &TableSchema, row: &RowRef<'_>) -> Option<FamilyId> {
+    family_where(row, |family| schema.is_unknown(family))
+}
+
+fn family_where(row: &RowRef<'_>, picks: impl Fn(FamilyId) -> bool) -> Option<FamilyId> {
     let RowRef::Mutation { mutations, .. } = row else {
         return None;
     };
-    mutations
-        .clone()
-        .filter_map(|m| match m {
-            MutationRef::Put { family, .. } => Some(family),
-            MutationRef::Delete { scope, .. } => match scope {
-                Scope::Column { family, .. } | Scope::Family { family } => Some(family),
-                Scope::Row | Scope::RowRange { .. } => None,
-            },
-        })
-        .find(|family| schema.family(*family).is_none())
+    mutations.clone().filter_map(family_of).find(|family| picks(*family))
+}
+
+/// The family that a mutation names; a row's deletion names none.
+pub(crate) fn family_of(mutation: MutationRef<'_>) -> Option<FamilyId> {
+    match mutation {
+        MutationRef::Put { family, .. } => Some(family),
+        MutationRef::Delete { scope, .. } => match scope {
+            Scope::Column { family, .. } | Scope::Family { family } => Some(family),
+            Scope::Row | Scope::RowRange { .. } => None,
+        },
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,30 +307,25 @@ impl Pins {
         self.charged += pin.charged;
     }
 
-    pub(crate) fn remove(&mut self, stream: StreamId, seq: u64) {
-        let Some(pins) = self.streams.get_mut(&stream) else {
-            return;
-        };
-        if let Some(pin) = pins.by_seq.remove(&seq) {
-            pins.by_hlc.remove(&(pin.pin_hlc, seq));
-            pins.rows -= pin.rows;
-            self.charged -= pin.charged;
-        }
+    /// Takes out an entry; returns its rows and the bytes that it counted, if it was there.
+    pub(crate) fn remove(&mut self, stream: StreamId, seq: u64) -> Option<(u64, u64)> {
+        let pins = self.streams.get_mut(&stream)?;
+        let pin = pins.by_seq.remove(&seq)?;
+        pins.by_hlc.remove(&(pin.pin_hlc, seq));
+        pins.rows -= pin.rows;
+        self.charged -= pin.charged;
         if pins.by_seq.is_empty() {
             self.streams.remove(&stream);
         }
+        Some((pin.rows, pin.charged))
     }
 
-    /// Takes out all entries of a region's streams and returns their places.
-    pub(crate) fn take_region(&mut self, region: RegionId) -> Vec<(StreamId, u64)> {
+    /// Places of all entries of a region's streams.
+    pub(crate) fn of_region(&self, region: RegionId) -> Vec<(StreamId, u64)> {
         let places = self.streams.iter().filter(|(stream, _)| stream.region == region);
-        let places: Vec<(StreamId, u64)> = places
-            .flat_map(|(stream, pins)| pins.by_seq.keys().map(move |seq| (*stream, *seq)))
-            .collect();
-        for (stream, seq) in &places {
-            self.remove(*stream, *seq);
-        }
         places
+            .flat_map(|(stream, pins)| pins.by_seq.keys().map(move |seq| (*stream, *seq)))
+            .collect()
     }
 
     /// Bytes counted against the bound.
@@ -310,6 +384,20 @@ mod tests {
         let key = key(stream(), 258);
         assert_eq!(key, [b'q', 0, 2, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 1, 2]);
         assert_eq!(parse_key(&key).unwrap(), (stream(), 258));
+    }
+
+    #[test]
+    fn a_pin_alone_has_the_documented_bytes_and_holds_like_any_other() {
+        let pin = Entry {
+            waiting: Waiting::Elsewhere,
+            ..unreadable(5)
+        };
+        let golden = [1, 5, 0, 0, 0, 0, 0, 0, 0, 3, b's', b'u', b'm', 3];
+        assert_eq!(pin.encode(), golden);
+        assert_eq!(Entry::decode(&Bytes::copy_from_slice(&golden)).unwrap(), pin);
+        let mut pins = Pins::default();
+        pins.put(stream(), 4, &pin, golden.len());
+        assert_eq!((pins.oldest_hlc(stream()), pins.rows(stream())), (Some(5), 0));
     }
 
     #[test]

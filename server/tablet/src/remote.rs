@@ -1,15 +1,18 @@
 //! What a receiver hands to one tablet: the tablet's part of a peer's message, and the answer.
 //!
 //! ```text
-//! remote batch := 0x01 | stream id | range | first_seq u64 | last_seq u64 | closed_hlc u64
+//! remote batch := 0x01 | stream id | link u64 | range | first_seq u64 | last_seq u64 | closed_hlc u64
 //!                 | parts varint, n x part | unreadable varint, n x unreadable
 //! part         := seq u64 | first stamp(14) | offsets varint n (0 = identity), n varints | batch slice
-//! unreadable   := seq u64 | cause slice | bytes slice
+//! unreadable   := seq u64 | cause slice | kept u8 (0, 1) | [bytes slice]                kept = 0: another tablet has them
 //! outcome      := 0x01 | contiguous_seq u64 | complete_hlc u64 | rows_applied u64 | rows_quarantined u64 | duplicate u8
 //! ```
 //! `first_seq..=last_seq` is the range that the message covers, whether or not a record of it has rows for this tablet,
 //! so that the cursors of all tablets under one stream move. A first message covers from 1 (or from the record after the
 //! last acknowledged one) even if the origin's feed begins later: what it does not hold is not meant for this peer.
+//!
+//! `link` is the link that the receiver let the message in by, as this region's schema numbers it. Between that and apply
+//! the link may have ended and another one begun: apply refuses what belongs to another link than its own (INV-42).
 
 use crate::codec::{cut, done, get_batch, get_range, get_stamp, get_text, put_range, put_stamp, share};
 use crate::feed::{at_offset, get_offset_list};
@@ -26,6 +29,8 @@ pub const REMOTE_BYTES_MAX: usize = limits::BATCH_BYTES_MAX + (4 << 20);
 pub struct RemoteBatch {
     /// Which stream.
     pub stream: StreamId,
+    /// By which link it came; see [`tidemark_base::TableSchema::link`].
+    pub link: u64,
     /// The rows of the source tablet.
     pub range: RowRange,
     /// First record covered, from 1.
@@ -53,15 +58,16 @@ pub struct RemotePart {
     pub seq: u64,
 }
 
-/// A record that does not decode.
+/// A record that does not decode. It may hold rows of every tablet under its stream, so each of them holds its `complete` for
+/// it (R17); the bytes are evidence, which one of them keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableRecord {
     /// The record.
     pub seq: u64,
     /// Why.
     pub cause: String,
-    /// What was received.
-    pub bytes: Bytes,
+    /// What was received; `None` where another tablet keeps it.
+    pub bytes: Option<Bytes>,
 }
 
 /// What became of a [`RemoteBatch`].
@@ -115,6 +121,7 @@ impl RemoteBatch {
         let mut out = Vec::with_capacity(128 + payload);
         out.push(1);
         out.extend_from_slice(&self.stream.encode());
+        out.extend_from_slice(&self.link.to_le_bytes());
         put_range(&mut out, &self.range);
         for value in [self.first_seq, self.last_seq, self.closed_hlc] {
             out.extend_from_slice(&value.to_le_bytes());
@@ -131,7 +138,10 @@ impl RemoteBatch {
         for record in &self.unreadable {
             out.extend_from_slice(&record.seq.to_le_bytes());
             put_slice(&mut out, cut(&record.cause).as_bytes());
-            put_slice(&mut out, &record.bytes);
+            out.push(u8::from(record.bytes.is_some()));
+            if let Some(bytes) = &record.bytes {
+                put_slice(&mut out, bytes);
+            }
         }
         out.into()
     }
@@ -147,6 +157,7 @@ impl RemoteBatch {
         }
         let mut batch = RemoteBatch {
             stream: StreamId::read(&mut r)?,
+            link: r.u64()?,
             range: get_range(&mut r)?,
             first_seq: r.u64()?,
             last_seq: r.u64()?,
@@ -167,7 +178,11 @@ impl RemoteBatch {
             let record = UnreadableRecord {
                 seq: r.u64()?,
                 cause: get_text(&mut r)?.to_owned(),
-                bytes: share(bytes, r.slice(REMOTE_BYTES_MAX, "record too long")?),
+                bytes: match r.u8()? {
+                    0 => None,
+                    1 => Some(share(bytes, r.slice(REMOTE_BYTES_MAX, "record too long")?)),
+                    _ => return Err(Malformed("kept is neither 0 nor 1")),
+                },
             };
             batch.check_seq(record.seq, batch.unreadable.last().map(|p| p.seq))?;
             if batch.parts.binary_search_by_key(&record.seq, |p| p.seq).is_ok() {
@@ -260,6 +275,7 @@ mod tests {
                 region: RegionId(2),
                 tablet: 9,
             },
+            link: 6,
             range: RowRange::all(),
             first_seq: 1,
             last_seq: 3,
@@ -277,7 +293,7 @@ mod tests {
             unreadable: vec![UnreadableRecord {
                 seq: 3,
                 cause: "checksum".to_owned(),
-                bytes: Bytes::from_static(b"??"),
+                bytes: Some(Bytes::from_static(b"??")),
             }],
         }
     }
@@ -285,7 +301,7 @@ mod tests {
     #[test]
     fn a_remote_batch_has_the_documented_bytes() {
         let batch = example();
-        let mut golden = vec![1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0];
+        let mut golden = vec![1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 9, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         for value in [1u64, 3, 0x50] {
             golden.extend_from_slice(&value.to_le_bytes());
         }
@@ -296,10 +312,15 @@ mod tests {
         golden.extend_from_slice(batch.parts[0].batch.bytes());
         golden.push(1);
         golden.extend_from_slice(&3u64.to_le_bytes());
-        golden.extend_from_slice(b"\x08checksum\x02??");
+        golden.extend_from_slice(b"\x08checksum\x01\x02??");
         assert_eq!(batch.encode(), golden);
         assert_eq!(RemoteBatch::decode(&golden.into()).unwrap(), batch);
         assert_eq!(batch.greatest_stamp().hlc, 0x44);
+        let mut elsewhere = batch;
+        elsewhere.unreadable[0].bytes = None;
+        let encoded = elsewhere.encode();
+        assert!(encoded.ends_with(b"\x08checksum\x00"));
+        assert_eq!(RemoteBatch::decode(&encoded).unwrap(), elsewhere);
     }
 
     #[test]

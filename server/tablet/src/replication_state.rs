@@ -5,6 +5,16 @@ use crate::stream::{StreamId, StreamState};
 use std::collections::BTreeMap;
 use tidemark_base::{RegionId, RowRange, Stamp, TableSchema};
 
+/// What of a feed's acknowledged part waits in a peer's quarantine, as the peer last said: it may have drained since. It cannot
+/// have grown, because only what is being taken is put there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerQuarantine {
+    /// Row mutations.
+    pub rows: u64,
+    /// The hlc through which the peer lacks nothing; 0 = it could not say.
+    pub complete_hlc: u64,
+}
+
 /// See the module. Hybrid logical clock values are milliseconds since 1970 in the upper 48 bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicationState {
@@ -24,6 +34,8 @@ pub struct ReplicationState {
     pub acked: BTreeMap<RegionId, u64>,
     /// The hlc through which each peer has every write made here.
     pub acked_hlc: BTreeMap<RegionId, u64>,
+    /// What of that waits in the peer's quarantine: so a new leader knows it too (R23).
+    pub acked_held: BTreeMap<RegionId, PeerQuarantine>,
     /// What came from peers.
     pub streams: BTreeMap<StreamId, StreamState>,
     /// The greatest hlc of any stamp applied.

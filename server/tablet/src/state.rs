@@ -4,7 +4,7 @@
 //! ```text
 //! 'a'                      applied position and membership, as the consensus layer encodes them
 //! 'd'                      where draining the quarantine goes on: a key of the quarantine
-//! 'k' | region u16 be      ack := 0x01 | seq u64 | hlc u64
+//! 'k' | region u16 be      ack := 0x01 | seq u64 | hlc u64 | rows held u64 | complete_hlc u64
 //! 'm'                      marks := 0x01 | hlc_max u64 | last_stamp(14) | closed u64 | feed_first u64 | feed_next u64
 //!                                   | last_rows_seq u64 | facts u64
 //! 'q' …                    quarantine (quarantine.rs)
@@ -15,7 +15,7 @@
 
 use crate::codec::{done, get_stamp, put_stamp};
 use crate::quarantine::{self, Pins};
-use crate::replication_state::ReplicationState;
+use crate::replication_state::{PeerQuarantine, ReplicationState};
 use crate::stream::{Cursor, StreamId, StreamState};
 use crate::tokens::{self, Remembered, Tokens};
 use bytes::Bytes;
@@ -117,13 +117,16 @@ pub(crate) struct Ack {
     pub(crate) seq: u64,
     /// And so every local stamp up to this hlc.
     pub(crate) hlc: u64,
+    /// What of that waits in its quarantine.
+    pub(crate) held: PeerQuarantine,
 }
 
 impl Ack {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![1];
-        out.extend_from_slice(&self.seq.to_le_bytes());
-        out.extend_from_slice(&self.hlc.to_le_bytes());
+        for value in [self.seq, self.hlc, self.held.rows, self.held.complete_hlc] {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
         out
     }
 
@@ -135,6 +138,10 @@ impl Ack {
         let ack = Ack {
             seq: r.u64()?,
             hlc: r.u64()?,
+            held: PeerQuarantine {
+                rows: r.u64()?,
+                complete_hlc: r.u64()?,
+            },
         };
         done(&r)?;
         Ok(ack)
@@ -252,6 +259,7 @@ impl State {
             closed: self.marks.closed,
             acked: self.acks.iter().map(|(region, ack)| (*region, ack.seq)).collect(),
             acked_hlc: self.acks.iter().map(|(region, ack)| (*region, ack.hlc)).collect(),
+            acked_held: self.acks.iter().map(|(region, ack)| (*region, ack.held)).collect(),
             streams: streams.collect(),
             hlc_max: self.marks.hlc_max,
             quarantine_bytes: self.pins.charged(),
@@ -312,6 +320,24 @@ mod tests {
         }
         assert_eq!(marks.encode(), golden);
         assert_eq!(Marks::decode(&golden).unwrap(), marks);
+    }
+
+    #[test]
+    fn acknowledgements_have_the_documented_bytes() {
+        let ack = Ack {
+            seq: 1,
+            hlc: 2,
+            held: PeerQuarantine {
+                rows: 3,
+                complete_hlc: 4,
+            },
+        };
+        let mut golden = vec![1];
+        for value in [1u64, 2, 3, 4] {
+            golden.extend_from_slice(&value.to_le_bytes());
+        }
+        assert_eq!(ack.encode(), golden);
+        assert_eq!(Ack::decode(&golden).unwrap(), ack);
     }
 
     #[test]

@@ -9,14 +9,16 @@ use crate::feed::FeedHead;
 use crate::machine::Machine;
 use crate::operation::check_and_mutate::CheckAndMutateCommand;
 use crate::operation::read_modify_write::{ReadModifyWriteCommand, RmwRule};
-use crate::operation::{acknowledge_feed, set_schema};
+use crate::operation::acknowledge_feed::AcknowledgeFeed;
+use crate::operation::{acknowledge_feed, discard, set_schema};
 use crate::proposer::{Proposer, QUEUE_LEN, Request, What};
-use crate::quarantine::{self, Entry, QuarantineEntry};
+use crate::quarantine::{self, Discarded, QuarantinePage};
 use crate::remote::RemoteBatch;
-use crate::replication_state::ReplicationState;
+use crate::replication_state::{PeerQuarantine, ReplicationState};
 use crate::response::{self, OwnedCell};
 use crate::settings::TabletSettings;
 use crate::shared::Shared;
+use crate::stream::StreamId;
 use crate::tokens::{Token, TokenTerms};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -330,8 +332,9 @@ impl Tablet {
             .map(drop)
     }
 
-    /// The peer has every feed record up to `seq`; what no peer needs any more is trimmed (R13).
-    pub async fn acknowledge_feed(&self, peer: RegionId, seq: u64) -> Result<()> {
+    /// The peer has every feed record up to `seq`, over that link; of these, `held` wait in its quarantine. What no peer
+    /// needs any more is trimmed (R13).
+    pub async fn acknowledge_feed(&self, peer: RegionId, link: u64, seq: u64, held: PeerQuarantine) -> Result<()> {
         if self
             .replication_state()
             .acked
@@ -340,7 +343,7 @@ impl Tablet {
         {
             return Ok(());
         }
-        let command = acknowledge_feed::encode(peer, seq);
+        let command = acknowledge_feed::encode(&AcknowledgeFeed { peer, link, seq, held });
         self.ask(command.len(), |answer| What::Plain(command, answer))
             .await
             .map(drop)
@@ -429,25 +432,28 @@ impl Tablet {
         }
     }
 
-    /// The oldest entries of the quarantine, by stream and record, at most `limit`.
-    pub fn quarantine(&self, limit: usize) -> Result<Vec<QuarantineEntry>> {
-        let shared = &self.inner.shared;
-        let engine = shared.engine();
-        let mut shown = Vec::new();
-        let mut from = Vec::new();
-        while shown.len() < limit {
-            let page = engine.state_scan(quarantine::PREFIX, &from, 8);
-            let page = page.map_err(|e| error::engine(&shared.descriptor, e))?;
-            let Some((last, _)) = page.last() else { break };
-            from = [&last[..], &[0]].concat();
-            for (key, value) in page {
-                let damaged = |_| Error::corruption("TABLET_CORRUPT", "a quarantine entry is not what was written");
-                let (stream, seq) = quarantine::parse_key(&key).map_err(damaged)?;
-                shown.push(Entry::decode(&value).map_err(damaged)?.show(stream, seq));
-            }
+    /// What waits in quarantine, of all peers or of one, by stream and record: at most `limit` entries, and fewer where they
+    /// are large. Any replica may be asked; one that follows may be a moment behind.
+    pub async fn quarantine(&self, region: Option<RegionId>, limit: usize) -> Result<QuarantinePage> {
+        let shared = self.inner.shared.clone();
+        let page = move || {
+            let page = quarantine::page(&*shared.engine(), region, limit);
+            page.map_err(|e| error::engine(&shared.descriptor, e))
+        };
+        let page = tokio::task::spawn_blocking(page).await;
+        page.map_err(|e| Error::internal(format!("showing the quarantine panicked: {e}")))?
+    }
+
+    /// Gives up what waits in quarantine of that peer, on the leader: the named entries, or all of it. The rows will never
+    /// be here, and `complete` no longer waits for them. For an operator who has decided so; nothing else calls it.
+    pub async fn discard_quarantine(&self, region: RegionId, places: &[(StreamId, u64)]) -> Result<Discarded> {
+        if places.len() > discard::PLACES_MAX {
+            let say = format!("{} entries are named; at most {} at a time", places.len(), discard::PLACES_MAX);
+            return Err(Error::invalid("ENTRIES_TOO_MANY", say).action("name fewer, or discard all of a peer's"));
         }
-        shown.truncate(limit);
-        Ok(shown)
+        let command = discard::encode(region, places);
+        let body = self.ask(command.len(), |answer| What::Plain(command, answer)).await?;
+        discard::decode_answer(&body).map_err(response::defect)
     }
 
     /// R8: whether this node may stamp. While it may not, writes get `CLOCK_SKEW`; reads and remote facts go on.

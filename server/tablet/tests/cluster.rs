@@ -6,12 +6,14 @@ mod support;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::*;
 use tidemark_base::batch::SERVER_VERSION;
 use tidemark_base::{ErrorKind, NodeId, ReadFilter, RowRange, Stamp};
 use tidemark_tablet::{
-    CheckAndMutate, FeedEntry, ReadModifyWrite, RemoteBatch, RemoteOutcome, RemotePart, RmwChange, RmwRule, StreamId,
+    CheckAndMutate, FeedEntry, PeerQuarantine, ReadModifyWrite, RemoteBatch, RemoteOutcome, RemotePart, RmwChange, RmwRule, StreamId,
     TabletSettings,
 };
 
@@ -173,6 +175,7 @@ async fn an_idle_tablet_with_peers_closes_and_a_peers_facts_come_in() {
             region: WEST,
             tablet: 3,
         },
+        link: 0,
         range: RowRange::all(),
         first_seq: seq,
         last_seq: seq,
@@ -209,9 +212,56 @@ async fn an_idle_tablet_with_peers_closes_and_a_peers_facts_come_in() {
     assert_eq!(far.reason(), "CLOCK_QUARANTINE");
 
     let state = leader.replication_state();
-    leader.acknowledge_feed(WEST, state.feed_last_seq).await.unwrap();
+    let held = PeerQuarantine::default();
+    leader
+        .acknowledge_feed(WEST, 0, state.feed_last_seq, held)
+        .await
+        .unwrap();
     assert_eq!(leader.oldest_unacked_hlc(WEST).unwrap(), None);
     assert_eq!(leader.stable_cut().hlc, hlc, "complete from the peer is the least");
+    cluster.stop().await;
+}
+
+/// O14: a tablet that only receives, without a pause, tells its own peers all the same that it wrote nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tablet_that_only_receives_closes_too() {
+    let mut cluster = Cluster::start(1, schema(1, EAST, &[WEST]), TabletSettings::default()).await;
+    let leader = cluster.leader().await;
+    let written = leader.write(put("mine", 1, "v"), 0).await.unwrap().first_stamp.unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    // So many at a time that something is always in the queue, and something always on its way.
+    let streams = (0..48u64).map(|tablet| {
+        let (leader, done) = (leader.clone(), done.clone());
+        tokio::spawn(async move {
+            let mut seq = 0;
+            while !done.load(Ordering::Relaxed) {
+                seq += 1;
+                let message = RemoteBatch {
+                    stream: StreamId { region: WEST, tablet },
+                    link: 0,
+                    range: RowRange::all(),
+                    first_seq: seq,
+                    last_seq: seq,
+                    closed_hlc: seq,
+                    parts: Vec::new(),
+                    unreadable: Vec::new(),
+                };
+                leader.apply_remote(message.encode()).await.unwrap();
+            }
+            seq
+        })
+    });
+    let streams: Vec<_> = streams.collect();
+    for round in 1..=5 {
+        let before = leader.replication_state().closed;
+        cluster.clock.advance(Duration::from_millis(300));
+        until("a closing stamp", || leader.replication_state().closed > before).await;
+        let closed_ms = leader.replication_state().closed >> 16;
+        assert!(closed_ms >= (written.hlc >> 16) + 300 * round, "by the clock's time");
+    }
+    done.store(true, Ordering::Relaxed);
+    let received: u64 = join_all(streams).await.into_iter().map(|seq| seq.unwrap()).sum();
+    assert!(received > 100, "{received} messages prove nothing");
     cluster.stop().await;
 }
 

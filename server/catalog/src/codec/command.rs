@@ -5,7 +5,7 @@ use super::{Malformed, from_base64, request_id, to_base64};
 use crate::command::{Command, FamilySpec, LinkChange};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tidemark_base::NodeId;
+use tidemark_base::{NodeId, TableId};
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -102,7 +102,9 @@ impl From<FamilySpecForm> for FamilySpec {
 #[serde(rename_all = "snake_case")]
 pub(super) enum LinkChangeForm {
     Prepare,
-    Enable,
+    Enable {
+        peer_table: u64,
+    },
     Pause,
     Resume,
     Remove,
@@ -112,7 +114,9 @@ impl From<LinkChange> for LinkChangeForm {
     fn from(change: LinkChange) -> LinkChangeForm {
         match change {
             LinkChange::Prepare => LinkChangeForm::Prepare,
-            LinkChange::Enable => LinkChangeForm::Enable,
+            LinkChange::Enable { peer_table } => LinkChangeForm::Enable {
+                peer_table: peer_table.0,
+            },
             LinkChange::Pause => LinkChangeForm::Pause,
             LinkChange::Resume => LinkChangeForm::Resume,
             LinkChange::Remove => LinkChangeForm::Remove,
@@ -124,7 +128,9 @@ impl From<LinkChangeForm> for LinkChange {
     fn from(form: LinkChangeForm) -> LinkChange {
         match form {
             LinkChangeForm::Prepare => LinkChange::Prepare,
-            LinkChangeForm::Enable => LinkChange::Enable,
+            LinkChangeForm::Enable { peer_table } => LinkChange::Enable {
+                peer_table: TableId(peer_table),
+            },
             LinkChangeForm::Pause => LinkChange::Pause,
             LinkChangeForm::Resume => LinkChange::Resume,
             LinkChangeForm::Remove => LinkChange::Remove,

@@ -184,6 +184,10 @@ struct LinkForm {
     /// Without it, as older releases wrote it, `since_ms` counts.
     #[serde(default)]
     linked_at_ms: Option<u64>,
+    #[serde(default)]
+    link: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    peer_table: Option<u64>,
 }
 
 impl From<&LinkRecord> for LinkForm {
@@ -197,6 +201,8 @@ impl From<&LinkRecord> for LinkForm {
             paused: link.paused,
             since_ms: link.since_ms,
             linked_at_ms: Some(link.linked_at_ms),
+            link: link.link,
+            peer_table: link.peer_table.map(|table| table.0),
         }
     }
 }
@@ -212,6 +218,8 @@ impl From<LinkForm> for LinkRecord {
             paused: form.paused,
             since_ms: form.since_ms,
             linked_at_ms: form.linked_at_ms.unwrap_or(form.since_ms),
+            link: form.link,
+            peer_table: form.peer_table.map(TableId),
         }
     }
 }

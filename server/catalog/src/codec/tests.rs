@@ -151,15 +151,18 @@ fn commands_have_the_documented_text() {
 #[test]
 fn link_changes_have_their_names() {
     let names = [
-        (LinkChange::Prepare, "prepare"),
-        (LinkChange::Enable, "enable"),
-        (LinkChange::Pause, "pause"),
-        (LinkChange::Resume, "resume"),
-        (LinkChange::Remove, "remove"),
+        (LinkChange::Prepare, r#""prepare""#),
+        (
+            LinkChange::Enable { peer_table: TableId(5) },
+            r#"{"enable":{"peer_table":5}}"#,
+        ),
+        (LinkChange::Pause, r#""pause""#),
+        (LinkChange::Resume, r#""resume""#),
+        (LinkChange::Remove, r#""remove""#),
     ];
     for (change, name) in names {
         let text = serde_json::to_string(&command::LinkChangeForm::from(change)).unwrap();
-        assert_eq!(text, format!("\"{name}\""));
+        assert_eq!(text, name);
         let form: command::LinkChangeForm = serde_json::from_str(&text).unwrap();
         assert_eq!(LinkChange::from(form), change);
     }

@@ -4,7 +4,8 @@
 //! (none) --Prepare--> Preparing --Enable--> Enabled      Pause, Resume: on both      Remove: back to none
 //! ```
 //!
-//! Each step may be repeated: enabling replication is a flow over two regions that is run again after a crash.
+//! Each step may be repeated: enabling replication is a flow over two regions that is run again after a crash. A link is
+//! with one table of the peer for its whole life; one that was created there again needs a link of its own.
 
 use crate::command::{Answer, LinkChange};
 use crate::record::{LinkRecord, LinkState};
@@ -38,26 +39,36 @@ pub(crate) fn apply(
     let link = record.links.get_mut(peer);
     let changed = match (change, region, link) {
         (LinkChange::Prepare, Some(region), None) => {
+            record.revision += 1;
             let link = LinkRecord {
                 peer: region,
                 state: LinkState::Preparing,
                 paused: false,
                 since_ms: now_ms,
                 linked_at_ms: now_ms,
+                link: record.revision,
+                peer_table: None,
             };
             record.links.insert(peer.to_owned(), link);
-            record.revision += 1;
             true
         }
         (LinkChange::Prepare, _, _) => false,
-        (LinkChange::Enable, _, Some(link)) => {
+        (LinkChange::Enable { peer_table }, _, Some(link)) => {
             let enables = link.state != LinkState::Enabled;
+            if !enables && link.peer_table != Some(peer_table) {
+                let say = format!("table {table} is linked with another table of that name at peer {peer}");
+                return Err(Error::new(ErrorKind::FailedPrecondition, "LINK_STALE", say)
+                    .object(format!("table {table}"))
+                    .action(format!(
+                        "take the old link away: tidemark replication disable {table} --peer {peer} --local-only"
+                    )));
+            }
             if enables {
-                (link.state, link.since_ms) = (LinkState::Enabled, now_ms);
+                (link.state, link.since_ms, link.peer_table) = (LinkState::Enabled, now_ms, Some(peer_table));
             }
             enables
         }
-        (LinkChange::Enable, _, None) => {
+        (LinkChange::Enable { .. }, _, None) => {
             let say = format!("the link of table {table} with peer {peer} is not prepared");
             return Err(Error::new(ErrorKind::FailedPrecondition, "LINK_NOT_PREPARED", say)
                 .object(format!("table {table}"))

@@ -7,7 +7,7 @@ use crate::state::{CatalogState, Identity};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use tidemark_base::limits::{FAMILIES_MAX, ROW_BYTES_MAX, TABLETS_AT_CREATE_MAX};
-use tidemark_base::{ErrorKind, NodeId, RegionId, Result, RowRange, TableId, TabletId};
+use tidemark_base::{ErrorKind, FamilyId, NodeId, RegionId, Result, RowRange, TableId, TabletId};
 
 /// A state that numbers its requests.
 struct World {
@@ -186,6 +186,8 @@ fn add_family(name: &str) -> Alter {
         ..Alter::default()
     }
 }
+
+const ENABLE: LinkChange = LinkChange::Enable { peer_table: TableId(5) };
 
 fn link(change: LinkChange) -> Command {
     Command::SetLink {
@@ -444,6 +446,9 @@ fn a_dropped_family_comes_back_as_another_one() {
     let family = world.table("t").family("m").unwrap();
     assert_eq!(family.generation, 1);
     assert_ne!(family.settings.id, old);
+    let schema = world.table("t").schema(RegionId(1));
+    assert_eq!(schema.dropped, [old], "tablets learn what can never come back (R17)");
+    assert!(!schema.is_dropped(family.settings.id) && !schema.is_unknown(family.settings.id));
     assert_eq!(world.table("t").revision, 3);
     world.refused(add_family("m").command("t"), "FAMILY_EXISTS");
     world.refused(drop_family("x").command("t"), "FAMILY_UNKNOWN");
@@ -458,6 +463,9 @@ fn a_dropped_family_comes_back_as_another_one() {
         )
         .unwrap();
     assert_eq!(world.table("t").family("m").unwrap().generation, 2);
+    let mut dropped = [0, 1].map(|generation| FamilyId::derive("m", generation));
+    dropped.sort();
+    assert_eq!(world.table("t").schema(RegionId(1)).dropped, dropped);
 }
 
 #[test]
@@ -475,7 +483,10 @@ fn a_peers_generations_are_taken_over_or_refused() {
         .unwrap();
     assert_eq!(world.table("t").family("m").unwrap().generation, 3);
     assert_eq!(world.table("t").family("s").unwrap().generation, 0);
+    let gone = |world: &World| world.table("t").schema(RegionId(1)).dropped.len();
+    assert_eq!(gone(&world), 3, "what the peer used up before can never live here either");
     world.run(drop_family("m").command("t")).unwrap();
+    assert_eq!(gone(&world), 4);
     world.refused(
         Alter {
             generations: generations(3),
@@ -635,15 +646,15 @@ fn peers_have_names_and_numbers_of_their_own() {
 fn a_link_goes_through_its_life() {
     let mut world = World::ready();
     world.run(Create::new("t", &["m"]).command()).unwrap();
-    world.refused(link(LinkChange::Enable), "LINK_NOT_PREPARED");
+    world.refused(link(ENABLE), "LINK_NOT_PREPARED");
     world.refused(link(LinkChange::Pause), "LINK_UNKNOWN");
     assert_eq!(world.run(link(LinkChange::Remove)), Ok(Answer::Done));
     world.run(link(LinkChange::Prepare)).unwrap();
     assert_eq!(world.table("t").revision, 2);
     let made_ms = world.table("t").links["west"].linked_at_ms;
     assert_eq!(world.state.view.schema(TableId(1)).unwrap().peers, [RegionId(2)]);
-    world.run(link(LinkChange::Enable)).unwrap();
-    world.run(link(LinkChange::Enable)).unwrap();
+    world.run(link(ENABLE)).unwrap();
+    world.run(link(ENABLE)).unwrap();
     world.run(link(LinkChange::Prepare)).unwrap();
     let record = &world.table("t").links["west"];
     assert_eq!(
@@ -658,9 +669,17 @@ fn a_link_goes_through_its_life() {
     assert!(!record.paused);
     assert_eq!(record.linked_at_ms, made_ms, "a pause does not make the link younger");
     assert!(record.since_ms > made_ms);
+    let other = LinkChange::Enable { peer_table: TableId(6) };
+    assert_eq!(world.table("t").links["west"].peer_table, Some(TableId(5)));
+    world.refused(link(other), "LINK_STALE");
+    assert_eq!(world.state.view.schema(TableId(1)).unwrap().link(RegionId(2)), Some(2));
     world.run(link(LinkChange::Remove)).unwrap();
     assert_eq!(world.table("t").revision, 3);
     assert!(world.state.view.schema(TableId(1)).unwrap().peers.is_empty());
+    // A later link with the same peer is another one, whatever the clock shows.
+    world.run(link(LinkChange::Prepare)).unwrap();
+    assert_eq!(world.state.view.schema(TableId(1)).unwrap().link(RegionId(2)), Some(4));
+    assert_eq!(world.table("t").links["west"].peer_table, None);
 }
 
 #[test]

@@ -56,6 +56,10 @@ pub struct Gate {
     /// Stopped, and to be started again.
     stopped: Mutex<BTreeSet<TabletId>>,
     known: Mutex<BTreeSet<TabletId>>,
+    /// No tablet has a leader for remote facts.
+    pub leaderless: AtomicBool,
+    /// Calls that met that.
+    pub turned_away: AtomicU64,
 }
 
 impl Gate {
@@ -72,6 +76,11 @@ impl TabletAccess for Gate {
     }
 
     async fn apply_remote(&self, tablet: TabletId, command: Bytes) -> Result<Bytes> {
+        if self.leaderless.load(Ordering::Relaxed) {
+            self.turned_away.fetch_add(1, Ordering::Relaxed);
+            let delay = Duration::from_millis(100);
+            return Err(Error::unavailable("NO_LEADER", "nobody leads it right now", delay));
+        }
         self.get(tablet)?.apply_remote(command).await
     }
 
@@ -95,6 +104,8 @@ pub struct Wire {
     pub lose_answer_each: AtomicU64,
     /// Messages are delayed by up to that many milliseconds, so that they overtake each other.
     pub delay_ms_max: AtomicU64,
+    /// Records are on their way and do not arrive while it is set.
+    pub hold: AtomicBool,
     /// The next answers to a preparation are lost.
     pub lose_prepare_answers: AtomicU64,
     ships: AtomicU64,
@@ -183,6 +194,9 @@ impl PeerLink for TestLink {
             let delay_ms = self.wires.entropy.range(0..delay_ms_max);
             tokio::time::sleep(Duration::from_millis(delay_ms)).await;
         }
+        while self.wire.hold.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let region = self.reach()?;
         if self.wire.double.load(Ordering::Relaxed) {
             let _first_answer_is_lost = region.on_ship(ship.clone()).await;
@@ -226,7 +240,7 @@ fn consensus() -> ConsensusSettings {
     ConsensusSettings::default()
 }
 
-fn replication() -> ReplicationSettings {
+pub fn replication() -> ReplicationSettings {
     ReplicationSettings {
         ship_bytes_max: 8 << 10,
         ship_linger_ms: 2,
@@ -243,6 +257,17 @@ fn replication() -> ReplicationSettings {
 impl Region {
     /// Starts a region and waits until its catalog serves.
     pub async fn start(name: &str, number: u16, wires: &Arc<Wires>, tablets: TabletSettings) -> Region {
+        Region::start_with(name, number, wires, tablets, replication()).await
+    }
+
+    /// The same with other settings of the layer.
+    pub async fn start_with(
+        name: &str,
+        number: u16,
+        wires: &Arc<Wires>,
+        tablets: TabletSettings,
+        settings: ReplicationSettings,
+    ) -> Region {
         let dir = tempfile::tempdir().unwrap();
         let entropy = Entropy::from_seed(u64::from(number));
         let clock = Arc::new(SkewedClock {
@@ -298,7 +323,7 @@ impl Region {
             entropy: entropy.fork(),
             tasks: tasks.clone(),
             metrics: metrics.clone(),
-            settings: replication(),
+            settings,
         });
         wires.regions.write().insert(name.to_owned(), replicator.clone());
         let region = Region {
@@ -362,11 +387,20 @@ impl Region {
     }
 
     pub async fn add_family(&self, table: &str, family: &str) {
+        self.alter(table, vec![FamilySpec::new(family)], Vec::new()).await;
+    }
+
+    /// Replaces a family's settings.
+    pub async fn set_family(&self, table: &str, family: FamilySpec) {
+        self.alter(table, Vec::new(), vec![family]).await;
+    }
+
+    async fn alter(&self, table: &str, add: Vec<FamilySpec>, set: Vec<FamilySpec>) {
         let alter = Command::AlterTable {
             request_id: RequestId::random(&self.entropy),
             name: table.to_owned(),
-            add: vec![FamilySpec::new(family)],
-            set: Vec::new(),
+            add,
+            set,
             drop: Vec::new(),
             max_future_micros: None,
             generations: None,

@@ -2,7 +2,7 @@
 
 use super::table::{compression_code, compression_from_code, region_id};
 use super::{at_most, row_range};
-use tidemark_base::{Error, FamilyId, Result, TabletId, limits};
+use tidemark_base::{Error, FamilyId, Result, TableId, TabletId, limits};
 use tidemark_proto::{region as wire, v1};
 use tidemark_replication::{
     PeerFamily, PeerIdentity, PrepareTable, Prepared, RegionIdentity, ReleaseTable, Ship, ShipCodec, Shipped,
@@ -44,40 +44,19 @@ pub fn identity(response: wire::IdentifyResponse) -> Result<PeerIdentity> {
     })
 }
 
-/// A request to prepare a table, on the wire.
-pub fn wire_prepare(request: &PrepareTable) -> wire::PrepareTableRequest {
-    let family = |family: &PeerFamily| wire::FamilySpec {
+fn wire_family(family: &PeerFamily) -> wire::FamilySpec {
+    wire::FamilySpec {
         name: family.name.clone(),
         id: family.id.0,
         generation: family.generation,
         ttl_micros: family.ttl_micros,
         max_versions: family.max_versions,
         compression: compression_code(family.compression),
-    };
-    wire::PrepareTableRequest {
-        from: Some(wire_region(&request.from)),
-        table: request.table.clone(),
-        families: request.families.iter().map(family).collect(),
-        split_at: request.split_at.clone(),
-        max_future_micros: request.max_future_micros,
-        dry_run: request.dry_run,
     }
 }
 
-/// The inverse of [`wire_prepare`].
-pub fn prepare(request: wire::PrepareTableRequest) -> Result<PrepareTable> {
-    at_most(
-        "FAMILIES_TOO_MANY",
-        "list of families",
-        request.families.len(),
-        limits::FAMILIES_MAX,
-    )?;
-    at_most(
-        "TABLETS_TOO_MANY",
-        "list of split keys",
-        request.split_at.len(),
-        limits::TABLETS_AT_CREATE_MAX,
-    )?;
+fn families(families: Vec<wire::FamilySpec>) -> Result<Vec<PeerFamily>> {
+    at_most("FAMILIES_TOO_MANY", "list of families", families.len(), limits::FAMILIES_MAX)?;
     let family = |family: wire::FamilySpec| {
         Ok(PeerFamily {
             id: FamilyId(family.id),
@@ -88,10 +67,35 @@ pub fn prepare(request: wire::PrepareTableRequest) -> Result<PrepareTable> {
             name: family.name,
         })
     };
+    families.into_iter().map(family).collect()
+}
+
+/// A request to prepare a table, on the wire.
+pub fn wire_prepare(request: &PrepareTable) -> wire::PrepareTableRequest {
+    wire::PrepareTableRequest {
+        from: Some(wire_region(&request.from)),
+        table: request.table.clone(),
+        table_id: request.table_id.0,
+        families: request.families.iter().map(wire_family).collect(),
+        split_at: request.split_at.clone(),
+        max_future_micros: request.max_future_micros,
+        dry_run: request.dry_run,
+    }
+}
+
+/// The inverse of [`wire_prepare`].
+pub fn prepare(request: wire::PrepareTableRequest) -> Result<PrepareTable> {
+    at_most(
+        "TABLETS_TOO_MANY",
+        "list of split keys",
+        request.split_at.len(),
+        limits::TABLETS_AT_CREATE_MAX,
+    )?;
     Ok(PrepareTable {
         from: region(request.from)?,
         table: request.table,
-        families: request.families.into_iter().map(family).collect::<Result<_>>()?,
+        table_id: TableId(request.table_id),
+        families: families(request.families)?,
         split_at: request.split_at,
         max_future_micros: request.max_future_micros,
         dry_run: request.dry_run,
@@ -103,15 +107,19 @@ pub fn wire_prepared(prepared: Prepared) -> wire::PrepareTableResponse {
     wire::PrepareTableResponse {
         created: prepared.created,
         families_added: prepared.families_added,
+        families_missing: prepared.families_missing.iter().map(wire_family).collect(),
+        table_id: prepared.table_id.map(|table| table.0),
     }
 }
 
 /// The inverse of [`wire_prepared`].
-pub fn prepared(response: wire::PrepareTableResponse) -> Prepared {
-    Prepared {
+pub fn prepared(response: wire::PrepareTableResponse) -> Result<Prepared> {
+    Ok(Prepared {
         created: response.created,
         families_added: response.families_added,
-    }
+        families_missing: families(response.families_missing)?,
+        table_id: response.table_id.map(TableId),
+    })
 }
 
 /// A request to release a table, on the wire.
@@ -144,6 +152,9 @@ pub fn wire_ship(ship: Ship) -> wire::ShipRequest {
         records: ship.records,
         records_bytes: ship.records_bytes,
         lag_ms: ship.lag_ms,
+        lag_known: ship.lag_known,
+        from_table: ship.from_table.0,
+        to_table: ship.to_table.0,
     }
 }
 
@@ -168,6 +179,9 @@ pub fn ship(request: wire::ShipRequest) -> Result<Ship> {
         records: request.records,
         records_bytes: request.records_bytes,
         lag_ms: request.lag_ms,
+        lag_known: request.lag_known,
+        from_table: TableId(request.from_table),
+        to_table: TableId(request.to_table),
     })
 }
 
@@ -206,19 +220,24 @@ mod tests {
         }
     }
 
+    fn family() -> PeerFamily {
+        PeerFamily {
+            name: "m".into(),
+            id: FamilyId::derive("m", 2),
+            generation: 2,
+            ttl_micros: Some(5),
+            max_versions: None,
+            compression: Compression::Zstd,
+        }
+    }
+
     #[test]
     fn requests_there_and_back() {
         let asked = PrepareTable {
             from: east(),
             table: "telemetry".into(),
-            families: vec![PeerFamily {
-                name: "m".into(),
-                id: FamilyId::derive("m", 2),
-                generation: 2,
-                ttl_micros: Some(5),
-                max_versions: None,
-                compression: Compression::Zstd,
-            }],
+            table_id: TableId(6),
+            families: vec![family()],
             split_at: vec!["k".into()],
             max_future_micros: 9,
             dry_run: true,
@@ -232,6 +251,8 @@ mod tests {
         let run = Ship {
             from: east(),
             table: "t".into(),
+            from_table: TableId(4),
+            to_table: TableId(5),
             tablet: TabletId(7),
             range: RowRange {
                 start: "a".into(),
@@ -243,6 +264,7 @@ mod tests {
             records: "bytes".into(),
             records_bytes: 100,
             lag_ms: 12,
+            lag_known: true,
         };
         assert_eq!(ship(wire_ship(run.clone())).unwrap(), run);
     }
@@ -258,8 +280,10 @@ mod tests {
         let done = Prepared {
             created: true,
             families_added: vec!["m".into()],
+            families_missing: vec![family()],
+            table_id: Some(TableId(8)),
         };
-        assert_eq!(prepared(wire_prepared(done.clone())), done);
+        assert_eq!(prepared(wire_prepared(done.clone())).unwrap(), done);
         let answer = Shipped {
             applied_seq: 1,
             rows_quarantined: 2,

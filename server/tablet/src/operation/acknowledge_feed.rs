@@ -1,11 +1,14 @@
 //! Acknowledge feed: a peer has every record up to `seq`; what no peer needs any more is trimmed (R13).
 //!
 //! ```text
-//! acknowledge feed := 0x07 | peer u16 | seq u64
+//! acknowledge feed := 0x07 | peer u16 | link u64 | seq u64 | rows held u64 | complete_hlc u64
 //! ```
+//! Of what the peer acknowledges some may wait in its quarantine. That is written down too, so that a leader that comes later
+//! knows the lag without having heard the peer (R23). One for another link than the present one is refused (INV-42).
 
 use crate::apply::Step;
 use crate::feed::FeedEntry;
+use crate::replication_state::PeerQuarantine;
 use crate::response;
 use crate::state::{Ack, ack_key, fault};
 use bytes::Bytes;
@@ -16,30 +19,41 @@ use tidemark_consensus::StateMachineFault;
 pub(crate) const KIND: u8 = 7;
 
 /// The decoded command.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AcknowledgeFeed {
     pub(crate) peer: RegionId,
+    pub(crate) link: u64,
     pub(crate) seq: u64,
+    pub(crate) held: PeerQuarantine,
 }
 
-pub(crate) fn encode(peer: RegionId, seq: u64) -> Bytes {
+pub(crate) fn encode(command: &AcknowledgeFeed) -> Bytes {
     let mut out = vec![KIND];
-    out.extend_from_slice(&peer.0.to_le_bytes());
-    out.extend_from_slice(&seq.to_le_bytes());
+    out.extend_from_slice(&command.peer.0.to_le_bytes());
+    let held = command.held;
+    for value in [command.link, command.seq, held.rows, held.complete_hlc] {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
     out.into()
 }
 
 pub(crate) fn decode(r: &mut Reader<'_>) -> Result<AcknowledgeFeed, Malformed> {
     Ok(AcknowledgeFeed {
         peer: RegionId(r.u16()?),
+        link: r.u64()?,
         seq: r.u64()?,
+        held: PeerQuarantine {
+            rows: r.u64()?,
+            complete_hlc: r.u64()?,
+        },
     })
 }
 
 pub(crate) fn apply(command: AcknowledgeFeed, step: &mut Step<'_>) -> Result<Bytes, StateMachineFault> {
-    let AcknowledgeFeed { peer, seq } = command;
-    let Some(schema) = step.state.schema.clone().filter(|s| s.peers.contains(&peer)) else {
-        return Ok(refuse("PEER_UNKNOWN", format!("{peer} is not a peer of this table")));
+    let AcknowledgeFeed { peer, link, seq, held } = command;
+    let Some(schema) = step.state.schema.clone().filter(|s| s.link(peer) == Some(link)) else {
+        let say = format!("{peer} is not a peer of this table over link {link}");
+        return Ok(refuse("PEER_UNKNOWN", say));
     };
     let last = step.state.marks.feed_next - 1;
     if seq > last {
@@ -54,7 +68,7 @@ pub(crate) fn apply(command: AcknowledgeFeed, step: &mut Step<'_>) -> Result<Byt
     }
     step.commit()?;
     let hlc = closed_after(step, seq)?.unwrap_or(known.hlc);
-    let ack = Ack { seq, hlc };
+    let ack = Ack { seq, hlc, held };
     step.batch().put_state(&ack_key(peer), &ack.encode());
     step.state.acks.insert(peer, ack);
     trim(step, &schema);

@@ -4,7 +4,8 @@
 //! remote := 0x04 | quarantine_bytes_max u64 | remote batch (remote.rs)
 //! ```
 //! The cursor of the stream moves in the same entry as the facts, so delivery at least once has its effect exactly once.
-//! A row that names an unknown family waits whole in quarantine; the rest is applied. Refusals take nothing: the stream
+//! A row that names an unknown family waits whole in quarantine; the rest is applied. Of a family that was dropped here
+//! nothing is kept, and nothing waits for it: it can never come back under that id. Refusals take nothing: the stream
 //! sends the same again.
 
 use crate::apply::Step;
@@ -53,7 +54,7 @@ pub(crate) fn apply(command: Remote, step: &mut Step<'_>) -> Result<Bytes, State
         quarantine_bytes_max,
         batch,
     } = command;
-    let schema = match step.schema().and_then(|s| linked(&s, batch.stream).map(|()| s)) {
+    let schema = match step.schema().and_then(|s| linked(&s, &batch).map(|()| s)) {
         Ok(schema) => schema,
         Err(error) => return Ok(response::failed(&error)),
     };
@@ -92,15 +93,17 @@ pub(crate) fn apply(command: Remote, step: &mut Step<'_>) -> Result<Bytes, State
     Ok(response::ok(&outcome.encode()))
 }
 
-/// Only a peer's facts may come in: the stable cut of a tablet counts on knowing every door (R12).
-fn linked(schema: &TableSchema, stream: StreamId) -> Result<(), Error> {
-    if schema.peers.contains(&stream.region) {
+/// Only a peer's facts may come in: the stable cut of a tablet counts on knowing every door (R12). INV-42: and only over
+/// the link that there is now; what was let in by an earlier one may be of a table that is no more.
+fn linked(schema: &TableSchema, batch: &RemoteBatch) -> Result<(), Error> {
+    let stream = batch.stream;
+    if schema.link(stream.region) == Some(batch.link) {
         return Ok(());
     }
     Err(Error::unavailable(
         "PEER_NOT_LINKED",
-        format!("the table is not replicated with {} here, or not yet", stream.region),
-        Duration::from_millis(500),
+        format!("the table is not replicated with {} over this link here, or not yet", stream.region),
+        Duration::from_millis(100),
     ))
 }
 
@@ -146,7 +149,7 @@ fn to_quarantine(schema: &TableSchema, batch: &RemoteBatch, before: &Cursor) -> 
         let entry = Entry {
             pin_hlc: before.applied_hlc.saturating_add(1),
             cause,
-            waiting: Waiting::Unreadable { bytes },
+            waiting: bytes.map_or(Waiting::Elsewhere, |bytes| Waiting::Unreadable { bytes }),
         };
         let value = entry.encode();
         out.push((seq, entry, value));
@@ -156,7 +159,7 @@ fn to_quarantine(schema: &TableSchema, batch: &RemoteBatch, before: &Cursor) -> 
 
 /// The rows of a part that name an unknown family.
 fn unknown_rows(schema: &TableSchema, part: &RemotePart) -> Option<Entry> {
-    if part.batch.families().iter().all(|f| schema.family(*f).is_some()) {
+    if !part.batch.families().iter().any(|f| schema.is_unknown(*f)) {
         return None;
     }
     let unknown: Vec<Option<_>> = part.batch.rows().map(|row| unknown_family(schema, &row)).collect();
@@ -171,7 +174,7 @@ fn unknown_rows(schema: &TableSchema, part: &RemotePart) -> Option<Entry> {
 }
 
 fn apply_part(step: &mut Step<'_>, schema: &TableSchema, part: &RemotePart) -> u64 {
-    let all_known = part.batch.families().iter().all(|f| schema.family(*f).is_some());
+    let all_known = !part.batch.families().iter().any(|f| schema.is_unknown(*f));
     let mut rows = 0;
     for (index, row) in part.batch.rows().enumerate() {
         if all_known || unknown_family(schema, &row).is_none() {

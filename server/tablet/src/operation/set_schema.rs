@@ -9,7 +9,9 @@
 //! differs between replicas.
 //!
 //! A peer that leaves takes all of the link with it: what it acknowledged, how far its streams came, and its rows that wait
-//! in quarantine. A later link with the same region begins anew, and its watermarks wait for nothing of this one.
+//! in quarantine. A later link with the same region begins anew, and its watermarks wait for nothing of this one. It is
+//! known by its number, so that a tablet that missed the schema between the two forgets the earlier one all the same, and
+//! asks for an empty table as if the peer had just come (INV-42).
 
 use crate::apply::Step;
 use crate::operation::{acknowledge_feed, drain};
@@ -24,7 +26,8 @@ use tidemark_base::{Error, ErrorKind, RegionId, TableSchema};
 use tidemark_consensus::StateMachineFault;
 
 pub(crate) const KIND: u8 = 5;
-/// Bytes of an encoded schema: 64 families with names and limits, 65,535 peers.
+/// Bytes of an encoded schema: 64 families with names and limits (20 KiB), 65,535 peers (128 KiB), 4,096 dropped families
+/// (16 KiB).
 const SCHEMA_BYTES_MAX: usize = 256 << 10;
 
 /// The decoded command.
@@ -55,9 +58,9 @@ pub(crate) fn apply(command: SetSchema, step: &mut Step<'_>) -> Result<Bytes, St
     {
         return Ok(response::ok(&[]));
     }
-    let old_peers: Vec<RegionId> = before.map(|old| old.peers.clone()).unwrap_or_default();
+    let old = before.unwrap_or_else(|| Arc::new(TableSchema::new(command.schema.region)));
     let schema = Arc::new(command.schema);
-    let adds_peer = schema.peers.iter().any(|p| !old_peers.contains(p));
+    let adds_peer = schema.has_new_link(&old);
     if command.require_empty && adds_peer && step.state.marks.facts > 0 {
         let error = Error::new(
             ErrorKind::FailedPrecondition,
@@ -71,7 +74,7 @@ pub(crate) fn apply(command: SetSchema, step: &mut Step<'_>) -> Result<Bytes, St
     step.batch().put_state(KEY_SCHEMA, &schema.encode());
     step.state.schema = Some(schema.clone());
     step.engine.set_schema(schema.clone());
-    for peer in old_peers.iter().filter(|p| !schema.peers.contains(p)) {
+    for peer in old.peers.iter().filter(|p| schema.link(**p) != old.link(**p)) {
         forget_peer(step, *peer);
     }
     acknowledge_feed::trim(step, &schema);
@@ -88,7 +91,8 @@ fn forget_peer(step: &mut Step<'_>, peer: RegionId) {
         step.state.cursors.remove(&stream);
         step.batch().delete_state(&cursor_key(stream));
     }
-    for (stream, seq) in step.state.pins.take_region(peer) {
+    for (stream, seq) in step.state.pins.of_region(peer) {
+        step.state.pins.remove(stream, seq);
         step.batch().delete_state(&quarantine::key(stream, seq));
     }
 }

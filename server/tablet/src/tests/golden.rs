@@ -4,11 +4,11 @@ use super::support::*;
 use crate::command::Command;
 use crate::operation::check_and_mutate::{self, CheckAndMutateCommand};
 use crate::operation::read_modify_write::{self, ReadModifyWriteCommand};
-use crate::operation::{acknowledge_feed, close, drain, remote, set_schema, write};
+use crate::operation::{acknowledge_feed, close, discard, drain, remote, set_schema, write};
 use crate::remote::RemoteBatch;
 use crate::stream::StreamId;
 use crate::tokens::TokenTerms;
-use crate::{RmwChange, RmwRule};
+use crate::{PeerQuarantine, RmwChange, RmwRule};
 use bytes::Bytes;
 use tidemark_base::{FamilyId, PackedBatch, ReadFilter, RowRange, Stamp};
 
@@ -126,6 +126,7 @@ fn remote_has_the_documented_bytes() {
             region: THERE,
             tablet: 9,
         },
+        link: 0,
         range: RowRange::all(),
         first_seq: 1,
         last_seq: 1,
@@ -146,6 +147,30 @@ fn the_small_verbs_have_the_documented_bytes() {
     let golden = [&[5, 1][..], &slice(&schema.encode())].concat();
     check(set_schema::encode(&schema, true), &golden);
     check(close::encode(FIRST), &[&[6][..], &FIRST_BYTES].concat());
-    check(acknowledge_feed::encode(THERE, 258), &[7, 2, 0, 2, 1, 0, 0, 0, 0, 0, 0]);
+    let acknowledged = acknowledge_feed::AcknowledgeFeed {
+        peer: THERE,
+        link: 3,
+        seq: 258,
+        held: PeerQuarantine {
+            rows: 4,
+            complete_hlc: 5,
+        },
+    };
+    let numbers: Vec<u8> = [3u64, 258, 4, 5].iter().flat_map(|n| n.to_le_bytes()).collect();
+    let golden = [&[7, 2, 0][..], &numbers].concat();
+    let Command::AcknowledgeFeed(decoded) = check(acknowledge_feed::encode(&acknowledged), &golden) else {
+        panic!("another verb");
+    };
+    assert_eq!(decoded, acknowledged);
     check(drain::encode(258), &[8, 2, 1, 0, 0, 0, 0, 0, 0]);
+    check(discard::encode(THERE, &[]), &[9, 2, 0, 0]);
+    let stream = StreamId {
+        region: THERE,
+        tablet: 9,
+    };
+    let place = [9, 2, 0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 9, 2, 1, 0, 0, 0, 0, 0, 0];
+    let Command::Discard(decoded) = check(discard::encode(THERE, &[(stream, 258)]), &place) else {
+        panic!("another verb");
+    };
+    assert_eq!((decoded.region, decoded.places), (THERE, vec![(stream, 258)]));
 }

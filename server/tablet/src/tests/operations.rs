@@ -4,7 +4,7 @@ use super::support::*;
 use crate::feed::FeedEntry;
 use crate::operation::check_and_mutate::{self, CheckAndMutateCommand};
 use crate::operation::{acknowledge_feed, close, drain, set_schema, write};
-use crate::{RmwChange, RmwRule};
+use crate::{PeerQuarantine, RmwChange, RmwRule};
 use bytes::Bytes;
 use tidemark_base::{BatchBuilder, ReadFilter, RegionId, Stamp, VersionRange};
 use tidemark_engine::Engine;
@@ -276,7 +276,14 @@ fn the_feed_is_trimmed_by_the_slowest_peer() {
     for step in 1..=5 {
         replica.write(step, puts(&[("a", "f", "x")]));
     }
-    let ack = |peer, seq| acknowledge_feed::encode(peer, seq);
+    let ack = |peer, seq| {
+        acknowledge_feed::encode(&acknowledge_feed::AcknowledgeFeed {
+            peer,
+            link: 0,
+            seq,
+            held: PeerQuarantine::default(),
+        })
+    };
     replica.apply(ack(THERE, 4)).unwrap();
     assert_eq!(
         replica.engine.feed_bounds().unwrap(),

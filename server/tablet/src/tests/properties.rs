@@ -6,7 +6,7 @@ use crate::remote::{RemoteBatch, RemotePart};
 use crate::response;
 use crate::state::State;
 use crate::stream::StreamId;
-use crate::{RmwChange, RmwRule};
+use crate::{PeerQuarantine, RmwChange, RmwRule};
 use bytes::Bytes;
 use proptest::prelude::*;
 use tidemark_base::{BatchBuilder, PackedBatch, RowRange, Scope, Stamp, VersionRange};
@@ -112,16 +112,26 @@ fn log(verbs: &[Verb]) -> Vec<Bytes> {
                 set_schema::encode(&schema(revision, &[THERE], families), false)
             }
             Verb::Close => close::encode(stamp(step)),
-            Verb::Acknowledge(seq) => acknowledge_feed::encode(THERE, u64::from(*seq)),
+            Verb::Acknowledge(seq) => acknowledge_feed::encode(&acknowledgement(u64::from(*seq))),
             Verb::Drain => drain::encode(stamp(step).ms()),
         });
     }
     log
 }
 
+fn acknowledgement(seq: u64) -> acknowledge_feed::AcknowledgeFeed {
+    acknowledge_feed::AcknowledgeFeed {
+        peer: THERE,
+        link: 0,
+        seq,
+        held: PeerQuarantine::default(),
+    }
+}
+
 fn delivery(first_seq: u64, last_seq: u64, batch: PackedBatch, step: u64) -> RemoteBatch {
     RemoteBatch {
         stream: STREAM,
+        link: 0,
         range: RowRange::all(),
         first_seq,
         last_seq,

@@ -1,50 +1,12 @@
 //! Facts of a peer: order-free, idempotent, atomic per row, with a watermark that tells the truth.
 
+use super::remote_support::*;
 use super::support::*;
-use crate::operation::{drain, remote};
-use crate::remote::{RemoteBatch, RemoteOutcome, RemotePart, UnreadableRecord};
+use crate::operation::drain;
+use crate::remote::{RemotePart, UnreadableRecord};
 use crate::stream::{AHEAD_MAX, StreamId};
 use bytes::Bytes;
-use tidemark_base::{BatchBuilder, PackedBatch, RegionId, Result, RowRange, Stamp, VersionRange};
-
-const STREAM: StreamId = StreamId {
-    region: THERE,
-    tablet: 40,
-};
-
-fn theirs(step: u64) -> Stamp {
-    Stamp {
-        region: THERE,
-        ..stamp(step)
-    }
-}
-
-/// A message with one record, `seq`, whose first stamp is that of step `seq`.
-fn message(seq: u64, batch: PackedBatch) -> RemoteBatch {
-    RemoteBatch {
-        stream: STREAM,
-        range: RowRange::all(),
-        first_seq: seq,
-        last_seq: seq,
-        closed_hlc: theirs(seq).hlc + 100,
-        parts: vec![RemotePart {
-            first: theirs(seq),
-            offsets: Vec::new(),
-            batch,
-            seq,
-        }],
-        unreadable: Vec::new(),
-    }
-}
-
-fn take(replica: &mut Replica, batch: &RemoteBatch) -> Result<RemoteOutcome> {
-    take_bounded(replica, batch, 1 << 20)
-}
-
-fn take_bounded(replica: &mut Replica, batch: &RemoteBatch, quarantine_bytes_max: u64) -> Result<RemoteOutcome> {
-    let body = replica.apply(remote::encode(quarantine_bytes_max, &batch.encode()))?;
-    Ok(RemoteOutcome::decode(&body).unwrap())
-}
+use tidemark_base::{BatchBuilder, RegionId, RowRange, Stamp, VersionRange};
 
 #[test]
 fn facts_keep_their_stamps_and_stay_out_of_the_feed() {
@@ -239,7 +201,7 @@ fn an_unreadable_record_waits_with_its_cause_and_the_rest_flows() {
     batch.unreadable.push(UnreadableRecord {
         seq: 2,
         cause: "checksum".to_owned(),
-        bytes: Bytes::from_static(b"garbage"),
+        bytes: Some(Bytes::from_static(b"garbage")),
     });
     let outcome = take(&mut replica, &batch).unwrap();
     assert_eq!((outcome.contiguous_seq, outcome.rows_quarantined_now), (3, 1));
