@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidemark_base::{GroupId, NodeId};
+use tidemark_runtime::planted::{Bug, planted};
 use tokio::sync::{Semaphore, watch};
 
 type Raft = openraft::Raft<Types, Machine>;
@@ -144,6 +145,10 @@ impl Group {
     pub async fn read_barrier(&self) -> Result<(), ReadError> {
         if let Some(reason) = self.stop_reason() {
             return Err(ReadError::Stopped(reason));
+        }
+        // Planted: who leads as far as he knows does not ask.
+        if planted(Bug::ReadNotConfirmed) && self.status().leader_ready {
+            return Ok(());
         }
         let group = Arc::downgrade(&self.inner);
         let round: Round = Arc::new(move || {
@@ -389,6 +394,11 @@ impl Group {
         };
         let membership = raft::stored_membership(&received.files.state.membership)
             .map_err(|error| HandleError::Malformed(error.to_string()))?;
+        // Planted: the members that the snapshot names are left out.
+        let membership = match planted(Bug::SnapshotWithoutMembership) {
+            true => raft::StoredMembership::default(),
+            false => membership,
+        };
         let meta = raft::SnapshotMeta {
             last_log_id: received.files.state.position.as_ref().map(raft::log_id),
             last_membership: membership,

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tidemark_base::GroupId;
+use tidemark_runtime::planted::{Bug, planted};
 
 /// Bytes of payload after which a frame is closed; what waits beyond goes into the next one.
 const FRAME_BYTES_MAX: usize = 4 << 20;
@@ -337,8 +338,18 @@ impl Writer {
     /// INV-01, INV-04: durable, or poisoned for ever. The kernel may drop dirty pages on a failed sync and report the next
     /// one as a success, so a second try proves nothing.
     fn sync(&self, segment: &Segment, new: bool) -> Result<(), LogError> {
+        // Planted: what was written counts as durable.
+        let entries = self.written.iter().any(|written| !written.moved);
+        if planted(if entries { Bug::LogNotSynced } else { Bug::VoteNotSynced }) {
+            return Ok(());
+        }
         self.shared.syncs.fetch_add(1, Ordering::Relaxed);
-        segment.file.sync_data().map_err(|error| {
+        let mut synced = segment.file.sync_data();
+        // Planted: the second try is believed.
+        if synced.is_err() && planted(Bug::FailedSyncTrusted) {
+            synced = segment.file.sync_data();
+        }
+        synced.map_err(|error| {
             self.shared
                 .poison(format!("syncing {}: {error}", segment.path.display()))
         })?;
