@@ -7,6 +7,7 @@ use crate::source::FactSource;
 use bytes::Bytes;
 use tidemark_base::fact::{Fact, OwnedScope};
 use tidemark_base::{CellRef, FamilyId, RegionId, Stamp, VersionRange};
+use tidemark_runtime::planted::{Bug, planted};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// XXH3-128 of a visible cell as [`RangeDigest`] sums it: over `row | family u32 | qualifier | version i64 | value`,
@@ -190,6 +191,8 @@ pub(crate) enum Edit {
     Delete(Vec<u8>),
     /// Replace its value by the dead marker.
     Strip(Vec<u8>),
+    /// Store a fact. Only a planted bug does so: a sweep forgets and adds nothing.
+    Put(Vec<u8>, Vec<u8>),
 }
 
 /// What a sweep decided.
@@ -220,6 +223,13 @@ pub(crate) fn sweep<S: FactSource>(
             row.extend_from_slice(&key[..length]);
         }
         match reaper.judge(key, value) {
+            // Planted: what survives is as new as the collection that it survived.
+            Verdict::Keep if planted(Bug::CompactionRestamps) => {
+                if let Some(stamped_anew) = reaper.restamped(key) {
+                    apply(Edit::Put(stamped_anew, value.to_vec()))?;
+                    apply(Edit::Delete(key.to_vec()))?;
+                }
+            }
             Verdict::Keep => {}
             Verdict::Strip => apply(Edit::Strip(key.to_vec()))?,
             Verdict::Drop if value.first() == Some(&key::VALUE_TOMBSTONE) => tombstones.push(key.to_vec()),

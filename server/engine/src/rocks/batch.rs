@@ -6,6 +6,7 @@ use crate::api::{EngineError, WriteBatch, WriteSize};
 use crate::key::{self, RangeTombstone};
 use crate::memory::{family_zero, range_tombstone};
 use tidemark_base::{CellRef, TombstoneRef};
+use tidemark_runtime::planted::{Bug, planted};
 
 /// A batch before its commit.
 pub(super) struct RocksBatch<'a> {
@@ -72,6 +73,12 @@ impl WriteBatch for RocksBatch<'_> {
             cell.stamp,
             cell.value,
         );
+        // Planted: of two values of one time, the one that comes last stays.
+        if planted(Bug::TieByArrival) {
+            for (from, below) in key::ties(&key) {
+                self.batch.delete_range_cf(self.engine.facts_cf(), from, below);
+            }
+        }
         self.value.clear();
         self.value.push(key::VALUE_LIVE);
         self.value.extend_from_slice(cell.value);

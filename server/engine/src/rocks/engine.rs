@@ -326,6 +326,7 @@ impl RocksEngine {
             match edit {
                 Edit::Delete(key) => batch.delete_cf(self.facts_cf(), key),
                 Edit::Strip(key) => batch.put_cf(self.facts_cf(), key, [key::VALUE_DEAD]),
+                Edit::Put(key, value) => batch.put_cf(self.facts_cf(), key, value),
             }
             if batch.size_in_bytes() >= SWEEP_BATCH_BYTES {
                 self.write_raw(std::mem::take(&mut batch))?;
