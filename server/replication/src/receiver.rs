@@ -12,7 +12,7 @@
 //! lacks.
 
 use crate::counters::Counters;
-use crate::cut::{Run, cut, decode_records};
+use crate::cut::{Decoded, Run, cut, decode_records};
 use crate::link::{RegionIdentity, Ship, Shipped, TabletAccess};
 use crate::report::HeardReport;
 use crate::run::{damaged, decode_run, decompress};
@@ -26,6 +26,7 @@ use std::time::Duration;
 use tidemark_base::limits::MAX_OFFSET_MS;
 use tidemark_base::{Error, ErrorKind, RegionId, Result, RowRange, TableId, TabletId};
 use tidemark_catalog::{Catalog, CatalogView, LinkState, TableRecord};
+use tidemark_runtime::planted::{Bug, planted};
 use tidemark_runtime::{ByteBudget, Permit, SharedClock};
 use tidemark_tablet::{RemoteBatch, RemoteOutcome, StreamId};
 
@@ -82,6 +83,11 @@ impl Receiver {
         let _memory = self.reserve(&ship)?;
         self.hear(link, &ship);
         let run = unpack(&ship).await?;
+        // Planted: a message with something unreadable in it is refused, every time.
+        let unreadable = |record: &Decoded| matches!(record, Decoded::Unreadable(_));
+        if planted(Bug::QueueStuckOnBadRecord) && run.decoded.records.iter().any(unreadable) {
+            return Err(damaged("a record of it cannot be read"));
+        }
         if let Some(cause) = self.clock_trouble(run.decoded.hlc_max) {
             return Ok(Shipped {
                 clock_quarantine: true,

@@ -17,6 +17,7 @@ use crate::window::{Advance, Message, Window};
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::Error;
+use tidemark_runtime::planted::{Bug, planted};
 
 /// After so many failures in a row the window is given up and read anew, one message at a time: what is held for a peer
 /// that is away is memory that others need.
@@ -154,6 +155,13 @@ impl StreamCore {
         if let Some(seq) = self.ack_due(now) {
             self.acking = true;
             return Step::Ack(seq);
+        }
+        // Planted: a pause stops reading, and nobody thought of the retries.
+        if planted(Bug::PausedStreamRetried)
+            && self.paused
+            && let Some(ship) = self.window.take_retry(now)
+        {
+            return Step::Send(Box::new(ship));
         }
         if self.may_ship() {
             if let Some(ship) = self.window.take_retry(now) {

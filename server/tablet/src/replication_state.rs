@@ -4,6 +4,7 @@
 use crate::stream::{StreamId, StreamState};
 use std::collections::BTreeMap;
 use tidemark_base::{RegionId, RowRange, Stamp, TableSchema};
+use tidemark_runtime::planted::{Bug, planted};
 
 /// See the module. Hybrid logical clock values are milliseconds since 1970 in the upper 48 bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +46,9 @@ impl ReplicationState {
     /// here and what it has of ours; nothing while the peer's known streams do not cover `range`, or while anything waits in
     /// quarantine.
     pub fn stable_cut(&self, schema: &TableSchema, range: &RowRange) -> Stamp {
-        if self.streams.values().any(|s| s.quarantined_rows > 0) {
+        // Planted: only what was applied late counts as late.
+        let unpinned = planted(Bug::QuarantineNotPinned);
+        if !unpinned && self.streams.values().any(|s| s.quarantined_rows > 0) {
             return Stamp::MIN;
         }
         let mut hlc = self.hlc_max;
@@ -55,7 +58,8 @@ impl ReplicationState {
             if !covers(range, relevant.iter().map(|s| &s.range)) {
                 return Stamp::MIN;
             }
-            let complete = relevant.iter().map(|s| s.complete_hlc).min().unwrap_or(0);
+            let through = |s: &&StreamState| if unpinned { s.applied_hlc } else { s.complete_hlc };
+            let complete = relevant.iter().map(through).min().unwrap_or(0);
             let acked = self.acked_hlc.get(peer).copied().unwrap_or(0);
             hlc = hlc.min(complete).min(acked);
         }
