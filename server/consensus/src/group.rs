@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidemark_base::{GroupId, NodeId};
 use tidemark_runtime::planted::{Bug, planted};
+use tidemark_runtime::{Mark, mark};
 use tokio::sync::{Semaphore, watch};
 
 type Raft = openraft::Raft<Types, Machine>;
@@ -175,6 +176,7 @@ impl Group {
                 });
             }
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                mark(Mark::StaleLeaderRefused);
                 return Err(ReadError::Unavailable(
                     "no quorum confirmed the leader in time".to_string(),
                 ));
@@ -286,7 +288,7 @@ impl Group {
     /// Asks the state machine for a flush and purges the log as far as the settings allow.
     pub async fn trigger_snapshot(&self) -> Result<(), ConsensusError> {
         let machine = self.inner.machine.clone();
-        tokio::task::spawn_blocking(move || machine.request_flush())
+        tidemark_runtime::spawn_blocking(move || machine.request_flush())
             .await
             .map_err(|error| ConsensusError::Stopped(error.to_string()))?;
         self.inner.machine.refresh_durable();
@@ -378,7 +380,7 @@ impl Group {
             self.inner.snapshot_root.clone(),
             self.inner.id,
         );
-        let received = tokio::task::spawn_blocking(move || {
+        let received = tidemark_runtime::spawn_blocking(move || {
             let mut receiver = receiver.lock();
             match message.kind {
                 MessageKind::SnapshotBegin => receiver.begin(&root, id, message.body).map(|()| None),
@@ -430,7 +432,7 @@ impl Group {
         if inner.log.bytes_after(inner.id, durable) > inner.settings.log_bytes_before_flush {
             let machine = inner.machine.clone();
             // The result is only that the thread ran; a fault shows in the status.
-            let _ = tokio::task::spawn_blocking(move || machine.request_flush()).await;
+            let _ = tidemark_runtime::spawn_blocking(move || machine.request_flush()).await;
         }
         if let Err(error) = self.purge().await {
             tracing::debug!(group = %inner.id, %error, "log not purged in this round");
@@ -482,7 +484,7 @@ impl Group {
             tracing::warn!(group = %self.inner.id, %error, "group did not stop cleanly");
         }
         let machine = self.inner.machine.clone();
-        let _ = tokio::task::spawn_blocking(move || machine.close()).await;
+        let _ = tidemark_runtime::spawn_blocking(move || machine.close()).await;
     }
 
     /// Ends openraft's task as an error in its code would.
@@ -536,7 +538,10 @@ impl Pending {
                 position: raft::position(&done.log_id),
                 response: done.data.0,
             }),
-            Ok(Ok(Err(error))) => Err(propose_error(error)),
+            Ok(Ok(Err(error))) => {
+                mark(Mark::LeaderChangedUnderLoad);
+                Err(propose_error(error))
+            }
             Ok(Err(_)) => Err(ProposeError::Unknown(
                 "the group stopped before it answered".to_string(),
             )),

@@ -271,7 +271,7 @@ async fn unpack(ship: &Ship) -> Result<Run> {
         Ok::<_, Error>((decode_records(records), bounds))
     };
     let (decoded, bounds) = match ship.records_bytes > SHIP_COST_BYTES_MIN {
-        true => tokio::task::spawn_blocking(job)
+        true => tidemark_runtime::spawn_blocking(job)
             .await
             .map_err(|error| Error::internal(format!("unpacking stopped: {error}")))??,
         false => job()?,

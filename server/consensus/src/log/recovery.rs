@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tidemark_base::GroupId;
 use tidemark_runtime::planted::{Bug, planted};
+use tidemark_runtime::{Mark, mark};
 
 /// The unit in which a disk writes at least.
 const SECTOR_BYTES: u64 = 512;
@@ -128,6 +129,7 @@ fn read_segment(
                     return Err(segment.damaged(at, detail));
                 }
                 tracing::warn!(path = %segment.path.display(), offset = at, "an interrupted write is cut off");
+                mark(Mark::TailTorn);
                 cut(segment, at)?;
                 break;
             }

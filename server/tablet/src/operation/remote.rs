@@ -19,6 +19,7 @@ use tidemark_base::codec::{Malformed, Reader};
 use tidemark_base::{Error, TableSchema};
 use tidemark_consensus::StateMachineFault;
 use tidemark_runtime::planted::{Bug, planted};
+use tidemark_runtime::{Mark, mark};
 
 pub(crate) const KIND: u8 = 4;
 
@@ -149,6 +150,7 @@ fn to_quarantine(schema: &TableSchema, batch: &RemoteBatch, before: &Cursor) -> 
     let mut out = Vec::new();
     for part in batch.parts.iter().filter(|part| !before.has(part.seq)) {
         if let Some(entry) = unknown_rows(schema, part) {
+            mark(Mark::QuarantineUsed);
             let value = entry.encode();
             out.push((part.seq, entry, value));
         }
