@@ -289,6 +289,34 @@ mod tests {
     }
 
     #[test]
+    fn two_values_at_one_coordinate_of_a_row_mutation_become_the_later_one() {
+        let (descriptor, schema) = (descriptor(), schema());
+        let gate = Gate {
+            descriptor: &descriptor,
+            schema: &schema,
+            now_micros: NOW,
+            range_tombstones: 0,
+        };
+        let mut builder = BatchBuilder::new();
+        builder.begin_row(b"c").unwrap();
+        for value in [b"first", b"later"] {
+            builder.put(schema.families[0].id, b"q", 5, value).unwrap();
+        }
+        builder.end_row().unwrap();
+        let admitted = gate.admit(&builder.finish().unwrap()).unwrap().batch.unwrap();
+        let Some(RowRef::Mutation { mutations, .. }) = admitted.rows().next() else {
+            panic!("one row went in");
+        };
+        let values: Vec<&[u8]> = mutations
+            .filter_map(|m| match m {
+                MutationRef::Put { value, .. } => Some(value),
+                MutationRef::Delete { .. } => None,
+            })
+            .collect();
+        assert_eq!(values, [b"later"], "one stamp cannot order two values (R5)");
+    }
+
+    #[test]
     fn a_conditional_write_touches_only_its_row() {
         let (descriptor, schema) = (descriptor(), schema());
         let gate = Gate {
