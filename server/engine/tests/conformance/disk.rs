@@ -1,6 +1,6 @@
 //! What only files can show: crashes at any moment, damaged bytes, checkpoints, installed directories.
 
-use crate::world::{self, NOW, World, cell, family, open, stamp, tombstone};
+use crate::world::{self, NOW, World, cell, family, open, read_engine, stamp, tombstone, write_engine};
 use bytes::Bytes;
 use std::fs;
 use std::io::BufRead;
@@ -10,7 +10,6 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tidemark_base::fact::{Fact, OwnedScope};
 use tidemark_base::{CellRef, ReadSpec, RowRange, VersionRange};
-use tidemark_engine::oracle::{read_engine, write_engine};
 use tidemark_engine::{Engine, EngineError, MemoryEngine, RangeDigest, RocksEngine, RocksSettings, RocksShared, rocks};
 use tidemark_runtime::ManualClock;
 
