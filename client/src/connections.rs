@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tidemark_proto::Dialer;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
@@ -56,6 +57,7 @@ impl NodeChannels {
 pub(crate) struct Connections {
     connect_timeout: Duration,
     per_node: usize,
+    dialer: Dialer,
     nodes: Mutex<HashMap<String, Arc<NodeChannels>>>,
 }
 
@@ -64,6 +66,7 @@ impl Connections {
         Connections {
             connect_timeout: options.connect_timeout,
             per_node: options.connections_per_node,
+            dialer: options.dialer.clone(),
             nodes: Mutex::new(HashMap::new()),
         }
     }
@@ -80,7 +83,7 @@ impl Connections {
         }
         let endpoint = self.endpoint(address)?;
         let node = Arc::new(NodeChannels {
-            channels: (0..self.per_node).map(|_| endpoint.connect_lazy()).collect(),
+            channels: (0..self.per_node).map(|_| self.dialer.channel(&endpoint)).collect(),
             next: AtomicUsize::new(0),
             failed_at: Mutex::new(None),
         });

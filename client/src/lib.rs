@@ -72,6 +72,7 @@ pub use row::{Cell, Row};
 pub use scan::{Consistency, Scan, ScanRequest};
 pub use table::{Count, Digest, Rule, Table};
 pub use tidemark_base::{ErrorKind, RowRange, VersionRange};
+pub use tidemark_proto::{ByteStream, Dial, Dialer};
 pub use writer::{WriteTicket, Writer, WriterOptions, Written};
 
 /// The wall clock in microseconds since 1970: a version for a reading taken now. Giving a version makes a put a fact that

@@ -3,6 +3,7 @@
 use crate::error::{ClientError, Result};
 use std::time::Duration;
 use tidemark_base::ErrorKind;
+use tidemark_proto::Dialer;
 
 /// A region and some of its nodes. More nodes are learnt from the region itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +51,7 @@ pub struct ClientOptions {
     pub(crate) failback_after: Duration,
     pub(crate) retry: RetryPolicy,
     pub(crate) connections_per_node: usize,
+    pub(crate) dialer: Dialer,
 }
 
 impl ClientOptions {
@@ -66,6 +68,7 @@ impl ClientOptions {
                 failback_after: Duration::from_secs(10),
                 retry: RetryPolicy::default(),
                 connections_per_node: 1,
+                dialer: Dialer::system(),
             },
         }
     }
@@ -160,6 +163,12 @@ impl ClientOptionsBuilder {
     /// HTTP/2 connections to each node; 1, at most 8. More help a writer that fills a core.
     pub fn connections_per_node(mut self, connections: usize) -> Self {
         self.options.connections_per_node = connections;
+        self
+    }
+
+    /// How connections are made; through the operating system.
+    pub fn dialer(mut self, dialer: Dialer) -> Self {
+        self.options.dialer = dialer;
         self
     }
 

@@ -1,12 +1,16 @@
 //! # tidemark-proto: the wires
 //!
 //! Generated from the `.proto` files beside this crate: the public API ([`v1`], kept for years), node to node
-//! ([`internal`], one release) and region to region ([`region`], two releases). Nothing here decides anything; the crates
+//! ([`internal`], one release) and region to region ([`region`], two releases); and [`dial`], how a channel reaches its address. Nothing here decides anything; the crates
 //! at the edge translate by hand into the domain's types.
 //!
 //! **May not know:** any other crate of Tidemark.
 
 #![allow(missing_docs, clippy::all)]
+
+pub mod dial;
+
+pub use dial::{Accepted, ByteStream, Dial, Dialer};
 
 /// The public API: `tidemark.v1`.
 pub mod v1 {

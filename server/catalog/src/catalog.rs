@@ -100,7 +100,7 @@ impl Catalog {
             region: options.region,
         };
         let (dir, expected) = (options.dir, identity.clone());
-        let machine = tokio::task::spawn_blocking(move || Machine::open(&dir, &expected))
+        let machine = tidemark_runtime::spawn_blocking(move || Machine::open(&dir, &expected))
             .await
             .map_err(|error| Error::internal(format!("opening the catalog: {error}")))??;
         let published = machine.published();

@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidemark_base::{GroupId, NodeId};
+use tidemark_runtime::planted::{Bug, planted};
+use tidemark_runtime::{Mark, mark};
 use tokio::sync::{Semaphore, watch};
 
 type Raft = openraft::Raft<Types, Machine>;
@@ -145,6 +147,10 @@ impl Group {
         if let Some(reason) = self.stop_reason() {
             return Err(ReadError::Stopped(reason));
         }
+        // Planted: who leads as far as he knows does not ask.
+        if planted(Bug::ReadNotConfirmed) && self.status().leader_ready {
+            return Ok(());
+        }
         let group = Arc::downgrade(&self.inner);
         let round: Round = Arc::new(move || {
             let group = group.upgrade();
@@ -170,6 +176,7 @@ impl Group {
                 });
             }
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
+                mark(Mark::StaleLeaderRefused);
                 return Err(ReadError::Unavailable(
                     "no quorum confirmed the leader in time".to_string(),
                 ));
@@ -281,7 +288,7 @@ impl Group {
     /// Asks the state machine for a flush and purges the log as far as the settings allow.
     pub async fn trigger_snapshot(&self) -> Result<(), ConsensusError> {
         let machine = self.inner.machine.clone();
-        tokio::task::spawn_blocking(move || machine.request_flush())
+        tidemark_runtime::spawn_blocking(move || machine.request_flush())
             .await
             .map_err(|error| ConsensusError::Stopped(error.to_string()))?;
         self.inner.machine.refresh_durable();
@@ -373,7 +380,7 @@ impl Group {
             self.inner.snapshot_root.clone(),
             self.inner.id,
         );
-        let received = tokio::task::spawn_blocking(move || {
+        let received = tidemark_runtime::spawn_blocking(move || {
             let mut receiver = receiver.lock();
             match message.kind {
                 MessageKind::SnapshotBegin => receiver.begin(&root, id, message.body).map(|()| None),
@@ -389,6 +396,11 @@ impl Group {
         };
         let membership = raft::stored_membership(&received.files.state.membership)
             .map_err(|error| HandleError::Malformed(error.to_string()))?;
+        // Planted: the members that the snapshot names are left out.
+        let membership = match planted(Bug::SnapshotWithoutMembership) {
+            true => raft::StoredMembership::default(),
+            false => membership,
+        };
         let meta = raft::SnapshotMeta {
             last_log_id: received.files.state.position.as_ref().map(raft::log_id),
             last_membership: membership,
@@ -420,7 +432,7 @@ impl Group {
         if inner.log.bytes_after(inner.id, durable) > inner.settings.log_bytes_before_flush {
             let machine = inner.machine.clone();
             // The result is only that the thread ran; a fault shows in the status.
-            let _ = tokio::task::spawn_blocking(move || machine.request_flush()).await;
+            let _ = tidemark_runtime::spawn_blocking(move || machine.request_flush()).await;
         }
         if let Err(error) = self.purge().await {
             tracing::debug!(group = %inner.id, %error, "log not purged in this round");
@@ -472,7 +484,7 @@ impl Group {
             tracing::warn!(group = %self.inner.id, %error, "group did not stop cleanly");
         }
         let machine = self.inner.machine.clone();
-        let _ = tokio::task::spawn_blocking(move || machine.close()).await;
+        let _ = tidemark_runtime::spawn_blocking(move || machine.close()).await;
     }
 
     /// Ends openraft's task as an error in its code would.
@@ -526,7 +538,10 @@ impl Pending {
                 position: raft::position(&done.log_id),
                 response: done.data.0,
             }),
-            Ok(Ok(Err(error))) => Err(propose_error(error)),
+            Ok(Ok(Err(error))) => {
+                mark(Mark::LeaderChangedUnderLoad);
+                Err(propose_error(error))
+            }
             Ok(Err(_)) => Err(ProposeError::Unknown(
                 "the group stopped before it answered".to_string(),
             )),

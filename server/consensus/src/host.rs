@@ -75,7 +75,7 @@ impl Host {
         options.settings.validate()?;
         let raft_config = Arc::new(raft::config(&options.settings)?);
         let root = options.snapshot_dir.clone();
-        tokio::task::spawn_blocking(move || snapshot::prepare_root(&root))
+        tidemark_runtime::spawn_blocking(move || snapshot::prepare_root(&root))
             .await
             .map_err(|error| ConsensusError::Io(error.to_string()))?
             .map_err(ConsensusError::Io)?;
@@ -118,7 +118,7 @@ impl Host {
     async fn start(&self, id: GroupId, machine: Box<dyn StateMachine>) -> Result<Group, ConsensusError> {
         let inner = &self.inner;
         let snapshot_root = inner.snapshot_dir.clone();
-        let opening = tokio::task::spawn_blocking(move || MachineShared::open(id, machine, snapshot_root));
+        let opening = tidemark_runtime::spawn_blocking(move || MachineShared::open(id, machine, snapshot_root));
         let shared = opening
             .await
             .map_err(|error| ConsensusError::Stopped(error.to_string()))?

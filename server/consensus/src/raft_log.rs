@@ -43,7 +43,7 @@ impl RaftLog {
             return self.store.read(self.group, from, to, bytes_max).map_err(io_error);
         }
         let (store, group) = (self.store.clone(), self.group);
-        tokio::task::spawn_blocking(move || store.read(group, from, to, bytes_max))
+        tidemark_runtime::spawn_blocking(move || store.read(group, from, to, bytes_max))
             .await
             .map_err(io::Error::other)?
             .map_err(io_error)

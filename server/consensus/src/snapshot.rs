@@ -125,7 +125,7 @@ pub(crate) async fn send(
 async fn blocking<T: Send + 'static>(
     f: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, SnapshotError> {
-    tokio::task::spawn_blocking(f)
+    tidemark_runtime::spawn_blocking(f)
         .await
         .map_err(|error| SnapshotError::Io(error.to_string()))?
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tidemark_base::GroupId;
+use tidemark_runtime::{Mark, mark};
 
 /// Entries applied in one call of the state machine, at most.
 const APPLY_ENTRIES_MAX: usize = 512;
@@ -298,7 +299,7 @@ pub(crate) struct Machine {
 async fn blocking<T: Send + 'static>(
     f: impl FnOnce() -> Result<T, StateMachineFault> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(f)
+    tidemark_runtime::spawn_blocking(f)
         .await
         .map_err(io::Error::other)?
         .map_err(io::Error::other)
@@ -407,7 +408,10 @@ impl RaftStateMachine<Types> for Machine {
         loop {
             let (shared, files) = (self.shared.clone(), snapshot.clone());
             match blocking(move || shared.install(&files)).await? {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    mark(Mark::SnapshotInstalled);
+                    return Ok(());
+                }
                 Err(why) => {
                     tracing::warn!(group = %self.shared.group, %why, "a snapshot cannot be installed now; it is tried again");
                     tokio::time::sleep(ROOM_PAUSE).await;

@@ -138,6 +138,16 @@ pub fn cell_key(row: &[u8], family: FamilyId, qualifier: &[u8], version: i64, st
     out
 }
 
+/// What a planted bug takes for the same fact: the keys (from, below) of one coordinate and one time, of other regions.
+pub(crate) fn ties(cell_key: &[u8]) -> [(Vec<u8>, Vec<u8>); 2] {
+    const REGION_BYTES: usize = 2;
+    let at = cell_key.len() - DIGEST_BYTES - REGION_BYTES;
+    let (time, own) = (&cell_key[..at], &cell_key[..at + REGION_BYTES]);
+    let behind_own = [own, &[0xff; DIGEST_BYTES + 1]].concat();
+    let behind = [time, &[0xff; REGION_BYTES + DIGEST_BYTES + 1]].concat();
+    [(time.to_vec(), own.to_vec()), (behind_own, behind)]
+}
+
 /// A tombstone's key in the facts space; `None` for a row range, which lives in the state space.
 pub fn tombstone_key(tombstone: TombstoneRef<'_>) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(tombstone.row.len() + 8 + TOMBSTONE_BYTES);

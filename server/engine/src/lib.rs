@@ -13,14 +13,13 @@
 //! ops        digests, sweeps, all facts: over either store
 //! rocks      the product: one RocksDB a tablet, node-wide resources shared
 //! memory     the twin
-//! oracle     the meaning itself, straight from the definitions, slow; for tests of every layer
-//! ```
+//! //! ```
 //! What flows through: mutations come as facts and become keys (`key`); a read opens a `FactSource` (an iterator of
 //! RocksDB, or a walk over a map), `view` turns its entries into visible cells; compaction and garbage collection show
 //! the same entries to `reap`.
 //!
 //! When you change
-//! - what is visible: `view`, `reap` and `oracle` say it three times on purpose; tests/conformance compares them;
+//! - what is visible: `view`, `reap` and tests/oracle say it three times on purpose; tests/conformance compares them;
 //! - a key or a stored value: `key`'s drawing and golden test, docs/formats/engine-keys.md, and old directories must open;
 //! - version limits: `VersionRank` in base, which explains eras;
 //! - a drop rule in `reap`: its comment argues why every later arrival is neutral; so must yours.
@@ -34,7 +33,6 @@ mod due;
 pub mod key;
 pub mod memory;
 pub mod ops;
-pub mod oracle;
 pub mod plan;
 mod reap;
 pub mod rocks;

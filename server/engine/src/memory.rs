@@ -28,6 +28,7 @@ use std::sync::Arc;
 use tidemark_base::codec::{Malformed, Reader, put_slice, put_varint};
 use tidemark_base::fact::Fact;
 use tidemark_base::{CellRef, FamilyId, ReadSpec, RowRange, Scope, Stamp, TableSchema, TombstoneRef};
+use tidemark_runtime::planted::{Bug, planted};
 
 type Map = Arc<BTreeMap<Bytes, Bytes>>;
 
@@ -242,6 +243,8 @@ enum Op {
     Feed(u64, Bytes),
     TrimFeed(u64),
     State(Bytes, Option<Bytes>),
+    /// Removes the facts from one key to another. Only a planted bug does so.
+    Forget(Vec<u8>, Vec<u8>),
 }
 
 impl MemoryBatch<'_> {
@@ -263,6 +266,11 @@ impl WriteBatch for MemoryBatch<'_> {
             cell.stamp,
             cell.value,
         );
+        // Planted: of two values of one time, the one that comes last stays.
+        if planted(Bug::TieByArrival) {
+            let ties = key::ties(&key).map(|(from, below)| Op::Forget(from, below));
+            self.ops.extend(ties);
+        }
         self.push_fact(key, [&[key::VALUE_LIVE], cell.value].concat());
     }
 
@@ -339,6 +347,9 @@ impl WriteBatch for MemoryBatch<'_> {
                 }
                 Op::State(key, None) => {
                     Arc::make_mut(&mut now.state).remove(&key);
+                }
+                Op::Forget(from, below) => {
+                    Arc::make_mut(&mut now.facts).retain(|key, _| key[..] < from[..] || key[..] >= below[..]);
                 }
             }
         }

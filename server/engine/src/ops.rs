@@ -7,6 +7,7 @@ use crate::source::FactSource;
 use bytes::Bytes;
 use tidemark_base::fact::{Fact, OwnedScope};
 use tidemark_base::{CellRef, FamilyId, RegionId, Stamp, VersionRange};
+use tidemark_runtime::planted::{Bug, planted};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// XXH3-128 of a visible cell as [`RangeDigest`] sums it: over `row | family u32 | qualifier | version i64 | value`,
@@ -224,6 +225,13 @@ pub(crate) fn sweep<S: FactSource>(
             row.extend_from_slice(&key[..length]);
         }
         match reaper.judge(key, value) {
+            // Planted: what survives is as new as the collection that it survived.
+            Verdict::Keep if planted(Bug::CompactionRestamps) => {
+                if let Some(stamped_anew) = reaper.restamped(key) {
+                    apply(Edit::Move(stamped_anew, value.to_vec()), reaper.family())?;
+                    apply(Edit::Delete(key.to_vec()), reaper.family())?;
+                }
+            }
             Verdict::Keep if source.misplaced(reaper.family()) => {
                 count.edits += 1;
                 apply(Edit::Move(key.to_vec(), value.to_vec()), reaper.family())?;

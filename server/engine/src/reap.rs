@@ -33,7 +33,9 @@ use crate::key::{self, Level, QUALIFIER_AT, VALUE_LIVE, What};
 use crate::view::{RangeTombstones, counted_era, tied};
 use std::sync::Arc;
 use tidemark_base::schema::Eras;
+use tidemark_base::stamp::STAMP_BYTES;
 use tidemark_base::{FamilyId, FamilySettings, Stamp, TableSchema, limits};
+use tidemark_runtime::planted::{Bug, planted};
 
 /// What becomes of a stored fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +176,8 @@ impl Reaper {
                 cover.add(versions, stamp);
                 match self.rules.stable {
                     Some(stable) if stamp <= stable => Verdict::Drop,
+                    // Planted: all files were seen, so what it covers is gone; what may still arrive is not thought of.
+                    Some(_) if planted(Bug::TombstoneDroppedEarly) => Verdict::Drop,
                     _ => {
                         self.leftovers.tombstone(stamp);
                         Verdict::Keep
@@ -182,6 +186,24 @@ impl Reaper {
             }
             What::Cell { version, stamp } => self.judge_cell(version, stamp, value.first() == Some(&VALUE_LIVE)),
         }
+    }
+
+    /// The key of a cell that this collection has judged, stamped a second behind the stable cut; for a planted bug.
+    pub(crate) fn restamped(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let tail = key::parse_tail(&key[self.row_prefix.len()..]).ok()?;
+        let (What::Cell { stamp, .. }, Some(stable)) = (tail.what, self.rules.stable) else {
+            return None;
+        };
+        if stamp > stable {
+            return None;
+        }
+        let stamp = Stamp {
+            hlc: stable.hlc + (1_000 << 16),
+            ..stamp
+        };
+        let at = key.len() - key::DIGEST_BYTES - STAMP_BYTES;
+        let digest = &key[key.len() - key::DIGEST_BYTES..];
+        Some([&key[..at], &stamp.encode().map(|byte| !byte), digest].concat())
     }
 
     /// True if, since it was asked last, a cell was kept that only a tombstone hides: that tombstone must stay.

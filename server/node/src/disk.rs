@@ -2,13 +2,15 @@
 //! of what has been accepted always find room. Space is looked at, not assumed: when it returns, writes return, without
 //! a restart.
 
+use crate::surroundings::{Space, Storage};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Free and used space of the data directory's file system, as last measured.
-#[derive(Debug)]
 pub struct DiskGauge {
     path: PathBuf,
+    storage: Arc<dyn Storage>,
     reserve_bytes: u64,
     free_bytes: AtomicU64,
     used_bytes: AtomicU64,
@@ -17,9 +19,10 @@ pub struct DiskGauge {
 
 impl DiskGauge {
     /// A gauge of the file system that holds `path`. Measures once.
-    pub fn new(path: PathBuf, reserve_bytes: u64) -> DiskGauge {
+    pub fn new(path: PathBuf, reserve_bytes: u64, storage: Arc<dyn Storage>) -> DiskGauge {
         let gauge = DiskGauge {
             path,
+            storage,
             reserve_bytes,
             free_bytes: AtomicU64::new(u64::MAX),
             used_bytes: AtomicU64::new(0),
@@ -33,13 +36,12 @@ impl DiskGauge {
     ///
     /// A little hysteresis (an eighth of the reserve) keeps a disk at the edge from flapping.
     pub fn measure(&self) -> bool {
-        let Ok(stat) = rustix::fs::statvfs(&self.path) else {
+        let Some(Space { free_bytes, used_bytes }) = self.storage.space(&self.path) else {
             return false;
         };
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        self.free_bytes.store(free, Ordering::Relaxed);
-        let used = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
-        self.used_bytes.store(used, Ordering::Relaxed);
+        let free = free_bytes;
+        self.free_bytes.store(free_bytes, Ordering::Relaxed);
+        self.used_bytes.store(used_bytes, Ordering::Relaxed);
         let was = self.low.load(Ordering::Relaxed);
         let is = if was {
             free < self.reserve_bytes + self.reserve_bytes / 8
@@ -74,12 +76,13 @@ impl DiskGauge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::surroundings::SystemStorage;
 
     #[test]
     fn low_under_an_impossible_reserve_and_not_under_none() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(DiskGauge::new(dir.path().into(), u64::MAX / 2).is_low());
-        let gauge = DiskGauge::new(dir.path().into(), 0);
+        assert!(DiskGauge::new(dir.path().into(), u64::MAX / 2, Arc::new(SystemStorage)).is_low());
+        let gauge = DiskGauge::new(dir.path().into(), 0, Arc::new(SystemStorage));
         assert!(!gauge.is_low() && gauge.free_bytes() > 0 && gauge.free_bytes() < u64::MAX);
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use tidemark_consensus::LogDisk;
 
 /// The identity while it is written.
 const TEMPORARY: &str = "identity.json.tmp";
@@ -60,7 +61,7 @@ pub struct DataDir {
 impl DataDir {
     /// Creates or opens the directory, locks it, and checks that it belongs to `identity` and has its log. A new directory
     /// keeps `identity`'s incarnation; an old one has its own.
-    pub fn open(root: &Path, identity: &Identity) -> Result<DataDir> {
+    pub fn open(root: &Path, identity: &Identity, log: &dyn LogDisk) -> Result<DataDir> {
         fs::create_dir_all(root).with_context(|| format!("cannot create the data directory {}", root.display()))?;
         let lock_path = root.join("LOCK");
         let lock = OpenOptions::new()
@@ -82,7 +83,7 @@ impl DataDir {
             _lock: lock,
         };
         dir.take_identity(identity)?;
-        dir.check_log()?;
+        dir.check_log(log)?;
         Ok(dir)
     }
 
@@ -147,15 +148,15 @@ impl DataDir {
         Ok(())
     }
 
-    fn check_log(&self) -> Result<()> {
+    fn check_log(&self, disk: &dyn LogDisk) -> Result<()> {
         if !self.identity.lock().log_begun {
             return Ok(());
         }
         let log = self.join("log");
-        let segments = match fs::read_dir(&log) {
+        let segments = match disk.list(&log) {
             Ok(files) => files
-                .filter_map(|e| e.ok())
-                .filter(|e| e.path().extension().is_some_and(|ending| ending == "seg"))
+                .iter()
+                .filter(|path| path.extension().is_some_and(|ending| ending == "seg"))
                 .count(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
             Err(e) => return Err(e).with_context(|| format!("cannot read {}", log.display())),
@@ -198,6 +199,7 @@ impl DataDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tidemark_consensus::SystemDisk;
 
     fn identity(node: u64) -> Identity {
         Identity {
@@ -218,7 +220,7 @@ mod tests {
             incarnation: "later".into(),
             ..identity(1)
         };
-        let open = |identity: &Identity| DataDir::open(root.path(), identity).unwrap().incarnation();
+        let open = |identity: &Identity| DataDir::open(root.path(), identity, &SystemDisk).unwrap().incarnation();
         assert_eq!((open(&identity(1)), open(&later)), ("first".into(), "first".into()));
         // A directory of a release that did not know incarnations gets one, once.
         let path = root.path().join("identity.json");
@@ -235,8 +237,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let log = root.path().join("log");
         let segment = log.join("log-0000000000000001.seg");
-        DataDir::open(root.path(), &identity(1)).unwrap();
-        let open = || DataDir::open(root.path(), &identity(1));
+        DataDir::open(root.path(), &identity(1), &SystemDisk).unwrap();
+        let open = || DataDir::open(root.path(), &identity(1), &SystemDisk);
         // Before the log has begun there is nothing to miss.
         let dir = open().unwrap();
         fs::create_dir(&log).unwrap();
@@ -261,22 +263,22 @@ mod tests {
     #[test]
     fn one_process_one_owner() {
         let root = tempfile::tempdir().unwrap();
-        let held = DataDir::open(root.path(), &identity(1)).unwrap();
+        let held = DataDir::open(root.path(), &identity(1), &SystemDisk).unwrap();
         // flock locks belong to the open file, so a second open in this process is refused like another process is.
         assert!(
-            DataDir::open(root.path(), &identity(1))
+            DataDir::open(root.path(), &identity(1), &SystemDisk)
                 .unwrap_err()
                 .to_string()
                 .contains("in use")
         );
         drop(held);
         assert!(
-            DataDir::open(root.path(), &identity(2))
+            DataDir::open(root.path(), &identity(2), &SystemDisk)
                 .unwrap_err()
                 .to_string()
                 .contains("belongs to node 1")
         );
-        DataDir::open(root.path(), &identity(1)).unwrap();
+        DataDir::open(root.path(), &identity(1), &SystemDisk).unwrap();
     }
 
     #[test]
@@ -284,7 +286,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("precious.txt"), "x").unwrap();
         assert!(
-            DataDir::open(root.path(), &identity(1))
+            DataDir::open(root.path(), &identity(1), &SystemDisk)
                 .unwrap_err()
                 .to_string()
                 .contains("not a Tidemark")
@@ -292,7 +294,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("identity.json"), "{").unwrap();
         assert!(
-            DataDir::open(root.path(), &identity(1))
+            DataDir::open(root.path(), &identity(1), &SystemDisk)
                 .unwrap_err()
                 .to_string()
                 .contains("damaged")

@@ -5,6 +5,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`args`], [`settings`], [`config_page`] | what was typed, checked, shown |
+//! | [`surroundings`] | what a node takes from outside: clock, entropy, network, storage |
 //! | [`identity`] | whose data directory it is, and that one process at a time has it |
 //! | [`serve`] | building the layers and taking them down |
 //! | [`tablets`] | making this node's tablets agree with the catalog |
@@ -23,4 +24,5 @@ pub mod maintenance;
 pub mod report;
 pub mod serve;
 pub mod settings;
+pub mod surroundings;
 pub mod tablets;

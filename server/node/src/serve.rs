@@ -13,6 +13,7 @@ use crate::logging;
 use crate::maintenance;
 use crate::report::NodeFacts;
 use crate::settings::Settings;
+use crate::surroundings::{Bounds, Listener, Storage, Surroundings};
 use crate::tablets::{TabletGate, TabletKeeper, TabletKit};
 use anyhow::{Context, Result, anyhow};
 use std::collections::BTreeSet;
@@ -20,13 +21,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::NodeId;
 use tidemark_catalog::{Catalog, CatalogOptions, Leaders};
-use tidemark_consensus::{ConsensusSettings, FileLog, FileLogOptions, Host, HostOptions, LogStore};
-use tidemark_engine::{RocksSettings, RocksShared};
+use tidemark_consensus::{FileLog, Host, HostOptions, LogStore};
 use tidemark_ops::Ops;
-use tidemark_replication::{ReplicationSettings, Replicator, ReplicatorOptions};
-use tidemark_runtime::{Entropy, Metrics, SharedClock, Shutdown, SystemClock, Tasks};
+use tidemark_proto::Dialer;
+use tidemark_replication::{Replicator, ReplicatorOptions};
+use tidemark_runtime::{Entropy, Metrics, SharedClock, Shutdown, Tasks};
 use tidemark_services::{Admission, NodeIdentity, PeerClients, RegionClients, ServiceContext};
-use tidemark_tablet::{EngineFactory, RocksFactory, TabletSettings};
 use tokio::net::TcpListener;
 use tracing::{error, info};
 
@@ -54,8 +54,7 @@ pub fn run(options: &Options) -> Result<()> {
     outcome
 }
 
-/// Waits for SIGTERM, SIGINT, the end of standard input (if asked for), a task that must not die and did, or the word of the
-/// others that this node's number is another's.
+/// Waits for SIGTERM, SIGINT, the end of standard input (if asked for), or a reason of the node's own.
 async fn wait_for_end(until_stdin_closes: bool, node: &Node) -> String {
     use tokio::io::AsyncReadExt;
     use tokio::signal::unix::{SignalKind, signal};
@@ -74,18 +73,13 @@ async fn wait_for_end(until_stdin_closes: bool, node: &Node) -> String {
         _ = term.recv() => "SIGTERM".into(),
         _ = int.recv() => "SIGINT".into(),
         () = stdin_closed => "standard input closed".into(),
-        () = node.fatal.wait() => "a task that must not end has ended".into(),
-        refused = node.peers.disowned() => {
-            let why = format!("{}; {}", refused.message(), refused.next_action());
-            error!(reason = refused.reason(), "{why}");
-            node.fatal.trigger();
-            why
-        }
+        why = node.ended() => why,
     }
 }
 
 /// A running node.
 pub struct Node {
+    catalog: Catalog,
     shutdown: Shutdown,
     fatal: Shutdown,
     tasks: Tasks,
@@ -99,26 +93,49 @@ pub struct Node {
 }
 
 impl Node {
-    /// Builds and starts everything. Returns as soon as it listens; readiness comes with the first catalog leader.
+    /// Builds and starts everything on this machine. Returns as soon as it listens; readiness comes with the first catalog
+    /// leader.
     pub async fn start(settings: Settings) -> Result<Node> {
-        let entropy = Entropy::from_os();
-        let data = DataDir::open(&settings.typed.node.data_dir, &identity(&settings, &entropy))?;
+        let surroundings = Surroundings::system(&settings);
+        Node::start_in(settings, surroundings).await
+    }
+
+    /// The same in other surroundings.
+    pub async fn start_in(settings: Settings, surroundings: Surroundings) -> Result<Node> {
+        let Surroundings {
+            clock,
+            entropy,
+            network,
+            storage,
+            bounds,
+        } = surroundings;
+        let log_disk = storage.log_disk();
+        let data = DataDir::open(
+            &settings.typed.node.data_dir,
+            &identity(&settings, &entropy),
+            &*log_disk,
+        )?;
         let data = Arc::new(data);
         log_start(&settings);
         let fatal = Shutdown::new();
         let fatal_hook = fatal.clone();
         let base = Base {
-            clock: SystemClock::shared(),
+            clock,
             entropy,
+            storage,
+            bounds,
+            dialer: network.dialer(),
             metrics: Metrics::new(),
             tasks: Tasks::with_fatal_hook(Arc::new(move |_name, _message| fatal_hook.trigger())),
             shutdown: Shutdown::new(),
         };
         // Bound before anything answers, so that an address in use is the first thing said.
-        let grpc = TcpListener::bind(settings.grpc)
+        let grpc = network
+            .listen(settings.grpc)
             .await
             .with_context(|| format!("cannot listen on {}", settings.grpc))?;
-        let admin = TcpListener::bind(settings.admin)
+        let admin = network
+            .listen_for_pages(settings.admin)
             .await
             .with_context(|| format!("cannot listen on {}", settings.admin))?;
         let layers = Layers::build(&settings, &data, &base).await?;
@@ -131,6 +148,7 @@ impl Node {
             Arc::new(DiskGauge::new(
                 settings.typed.node.data_dir.clone(),
                 settings.typed.storage.disk_reserve.as_u64(),
+                base.storage.clone(),
             )),
             layers.log.clone(),
             base.clock.clone(),
@@ -140,6 +158,7 @@ impl Node {
         let Base { tasks, shutdown, .. } = base;
         let Layers {
             host,
+            catalog,
             log,
             keeper,
             replicator,
@@ -147,6 +166,7 @@ impl Node {
             ..
         } = layers;
         Ok(Node {
+            catalog,
             shutdown,
             fatal,
             tasks,
@@ -158,6 +178,40 @@ impl Node {
             facts,
             _data: data,
         })
+    }
+
+    /// Returns, with the reason, when the node cannot go on: a task that must not die did, or the others say that this node's
+    /// number is another's.
+    pub async fn ended(&self) -> String {
+        tokio::select! {
+            () = self.fatal.wait() => "a task that must not end has ended".into(),
+            refused = self.peers.disowned() => {
+                let why = format!("{}; {}", refused.message(), refused.next_action());
+                error!(reason = refused.reason(), "{why}");
+                self.fatal.trigger();
+                why
+            }
+        }
+    }
+
+    /// What the node says of itself.
+    pub fn facts(&self) -> &Arc<NodeFacts> {
+        &self.facts
+    }
+
+    /// The catalog's replica here.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The tablets' replicas here.
+    pub fn tablets(&self) -> &Arc<TabletKeeper> {
+        &self.keeper
+    }
+
+    /// The replication of this node's tablets.
+    pub fn replicator(&self) -> &Replicator {
+        &self.replicator
     }
 
     /// Takes everything down, bounded in time.
@@ -189,6 +243,9 @@ impl Node {
 struct Base {
     clock: SharedClock,
     entropy: Entropy,
+    storage: Arc<dyn Storage>,
+    bounds: Bounds,
+    dialer: Dialer,
     metrics: Metrics,
     tasks: Tasks,
     shutdown: Shutdown,
@@ -217,14 +274,14 @@ impl Layers {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             incarnation: data.incarnation(),
         };
-        let peers = PeerClients::new(identity.clone(), settings.seeds.clone());
-        let log = open_log(settings, data)?;
+        let peers = PeerClients::new(identity.clone(), settings.seeds.clone(), base.dialer.clone());
+        let log = open_log(settings, data, base)?;
         let host = Host::open(HostOptions {
             node: settings.node,
             log: log.clone() as Arc<dyn LogStore>,
             snapshot_dir: data.join("snapshots"),
             transport: peers.clone(),
-            settings: consensus_settings(settings),
+            settings: base.bounds.consensus.clone(),
         })
         .await
         .map_err(|e| anyhow!("cannot start consensus: {e}"))?;
@@ -234,10 +291,10 @@ impl Layers {
         let kit = TabletKit {
             node: settings.node,
             host: host.clone(),
-            factory: engine_factory(settings, data, &base.clock)?,
+            factory: base.storage.engines(settings, data, &base.clock)?,
             clock: base.clock.clone(),
             tasks: base.tasks.clone(),
-            settings: tablet_settings(settings),
+            settings: base.bounds.tablet.clone(),
             metrics: base.metrics.clone(),
         };
         let keeper = TabletKeeper::new(kit, catalog.clone());
@@ -251,12 +308,12 @@ impl Layers {
         let replicator = Replicator::start(ReplicatorOptions {
             catalog: catalog.clone(),
             tablets: gate,
-            peers: RegionClients::new(identity.clone()),
+            peers: RegionClients::new(identity.clone(), base.dialer.clone()),
             clock: base.clock.clone(),
             entropy: base.entropy.fork(),
             tasks: base.tasks.clone(),
             metrics: base.metrics.clone(),
-            settings: ReplicationSettings::default(),
+            settings: base.bounds.replication.clone(),
         });
         Ok(Layers {
             identity,
@@ -278,8 +335,8 @@ fn spawn_tasks(
     layers: &Layers,
     facts: &Arc<NodeFacts>,
     data: &Arc<DataDir>,
-    grpc: TcpListener,
-    admin: TcpListener,
+    grpc: Listener,
+    admin: Option<TcpListener>,
 ) {
     let context = ServiceContext {
         catalog: layers.catalog.clone(),
@@ -311,8 +368,15 @@ fn spawn_tasks(
     let pages = facts.clone();
     let ops = Ops::new(base.metrics.clone(), facts.clone(), move || pages.status());
     let (tasks, stop) = (&base.tasks, || base.shutdown.child());
-    tasks.spawn("grpc", tidemark_services::serve(grpc, context, stop()));
-    tasks.spawn("admin-http", tidemark_ops::serve(admin, ops, stop()));
+    match grpc {
+        Listener::Socket(socket) => tasks.spawn("grpc", tidemark_services::serve(socket, context, stop())),
+        Listener::Connections(accepted) => {
+            tasks.spawn("grpc", tidemark_services::serve_connections(accepted, context, stop()));
+        }
+    }
+    if let Some(admin) = admin {
+        tasks.spawn("admin-http", tidemark_ops::serve(admin, ops, stop()));
+    }
     tasks.spawn("tablets", layers.keeper.clone().run(stop()));
     tasks.spawn("liveness", liveness.run(stop()));
     tasks.spawn(
@@ -363,42 +427,9 @@ fn log_start(settings: &Settings) {
     );
 }
 
-fn open_log(settings: &Settings, data: &DataDir) -> Result<Arc<FileLog>> {
-    let options = FileLogOptions {
-        segment_bytes: settings.typed.storage.log_segment.as_u64(),
-        ..FileLogOptions::default()
-    };
-    FileLog::open(&data.join("log"), options).map_err(|e| anyhow!("cannot open the Raft log: {e}"))
-}
-
-fn consensus_settings(settings: &Settings) -> ConsensusSettings {
-    let typed = &settings.typed.consensus;
-    ConsensusSettings {
-        heartbeat_ms: typed.heartbeat_ms,
-        election_timeout_min_ms: typed.election_min_ms,
-        election_timeout_max_ms: typed.election_max_ms,
-        ..ConsensusSettings::default()
-    }
-}
-
-fn tablet_settings(settings: &Settings) -> TabletSettings {
-    TabletSettings {
-        close_interval_ms: settings.typed.replication.close_interval_ms,
-        gc_interval_ms: settings.garbage_interval.as_millis() as u64,
-        ..TabletSettings::default()
-    }
-}
-
-fn engine_factory(settings: &Settings, data: &DataDir, clock: &SharedClock) -> Result<Arc<dyn EngineFactory>> {
-    let rocks = RocksSettings {
-        block_cache_bytes: settings.typed.storage.block_cache.as_u64() as usize,
-        memtable_bytes: settings.typed.storage.memtables.as_u64() as usize,
-        ..RocksSettings::default()
-    };
-    let shared = RocksShared::new(rocks).map_err(|e| anyhow!("cannot set up storage: {e}"))?;
-    let root = data.join("tablets");
-    let factory = RocksFactory::new(root, shared, clock.clone()).map_err(|e| anyhow!("cannot open tablets: {e}"))?;
-    Ok(Arc::new(factory))
+fn open_log(settings: &Settings, data: &DataDir, base: &Base) -> Result<Arc<FileLog>> {
+    FileLog::open(&data.join("log"), base.storage.log_options(settings))
+        .map_err(|e| anyhow!("cannot open the Raft log: {e}"))
 }
 
 async fn start_catalog(

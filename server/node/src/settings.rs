@@ -319,7 +319,8 @@ fn origins(
     out
 }
 
-fn check(typed: Typed, origins: BTreeMap<String, String>) -> Result<Settings> {
+/// Checks what was typed. `origins` is for display.
+pub fn check(typed: Typed, origins: BTreeMap<String, String>) -> Result<Settings> {
     ensure!(typed.node.id >= 1, "node.id is 0; nodes are numbered from 1");
     ensure!(
         typed.region.number >= 1,

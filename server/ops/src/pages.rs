@@ -98,7 +98,7 @@ impl Asked {
             let turn = self.ops.questions.clone().acquire_owned().await;
             let turn = turn.expect("the semaphore is private and never closed");
             // The turn ends with the thread, not with the request: a stuck question must keep counting.
-            let asked = tokio::task::spawn_blocking(move || {
+            let asked = tidemark_runtime::spawn_blocking(move || {
                 let _turn = turn;
                 question()
             });

@@ -13,7 +13,7 @@
 //! lacks.
 
 use crate::counters::Counters;
-use crate::cut::{Run, cut, decode_records};
+use crate::cut::{Decoded, Run, cut, decode_records};
 use crate::lag::millis;
 use crate::link::{RegionIdentity, Ship, Shipped, TabletAccess};
 use crate::report::HeardReport;
@@ -28,6 +28,7 @@ use tidemark_base::limits::MAX_OFFSET_MS;
 use tidemark_base::{Error, ErrorKind, RegionId, Result, RowRange, TableId, TabletId};
 use crate::verbs::LINK_STALE;
 use tidemark_catalog::{Catalog, CatalogView, LinkRecord, LinkState, TableRecord};
+use tidemark_runtime::planted::{Bug, planted};
 use tidemark_runtime::{ByteBudget, Permit, SharedClock};
 use tidemark_tablet::{RemoteBatch, RemoteOutcome, StreamId};
 
@@ -91,6 +92,11 @@ impl Receiver {
         let _memory = self.reserve(&ship)?;
         self.hear(link, &ship);
         let run = unpack(&ship, link_number).await?;
+        // Planted: a message with something unreadable in it is refused, every time.
+        let unreadable = |record: &Decoded| matches!(record, Decoded::Unreadable(_));
+        if planted(Bug::QueueStuckOnBadRecord) && run.decoded.records.iter().any(unreadable) {
+            return Err(damaged("a record of it cannot be read"));
+        }
         if let Some(cause) = self.clock_trouble(run.decoded.hlc_max) {
             return Ok(Shipped {
                 clock_quarantine: true,
@@ -313,7 +319,7 @@ async fn unpack(ship: &Ship, link: u64) -> Result<Run> {
         Ok::<_, Error>((decode_records(records), bounds))
     };
     let (decoded, bounds) = match ship.records_bytes > SHIP_COST_BYTES_MIN {
-        true => tokio::task::spawn_blocking(job)
+        true => tidemark_runtime::spawn_blocking(job)
             .await
             .map_err(|error| Error::internal(format!("unpacking stopped: {error}")))??,
         false => job()?,

@@ -315,7 +315,7 @@ fn begin_read(parts: &StreamParts, from_seq: u64, fresh: bool) -> BoxFuture<'sta
 async fn blocking<T: Send + 'static>(
     job: impl FnOnce() -> std::result::Result<T, String> + Send + 'static,
 ) -> std::result::Result<T, String> {
-    match tokio::task::spawn_blocking(job).await {
+    match tidemark_runtime::spawn_blocking(job).await {
         Ok(result) => result,
         Err(error) => Err(format!("the reader stopped: {error}")),
     }

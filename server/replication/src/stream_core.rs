@@ -18,6 +18,7 @@ use crate::window::{Advance, Message, Window};
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::Error;
+use tidemark_runtime::planted::{Bug, planted};
 use tidemark_tablet::PeerQuarantine;
 
 /// After so many failures in a row the window is given up and read anew, one message at a time: what is held for a peer
@@ -163,6 +164,13 @@ impl StreamCore {
         if let Some(seq) = self.ack_due(now) {
             self.acking = true;
             return Step::Ack(seq, self.held);
+        }
+        // Planted: a pause stops reading, and nobody thought of the retries.
+        if planted(Bug::PausedStreamRetried)
+            && self.paused
+            && let Some(ship) = self.window.take_retry(now)
+        {
+            return Step::Send(Box::new(ship));
         }
         if self.may_ship() {
             if let Some(ship) = self.window.take_retry(now) {

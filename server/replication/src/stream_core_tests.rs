@@ -195,6 +195,24 @@ fn a_paused_stream_ships_nothing_and_looks_how_old_its_oldest_write_is() {
 }
 
 #[test]
+fn a_paused_stream_retries_nothing_until_it_is_resumed() {
+    let mut core = core(Some(0));
+    feed(&mut core, 9, 9, secs(0));
+    read(&mut core, 4, 1, secs(0));
+    core.set_paused(true);
+    core.sent_failed(1, unreachable(), secs(1));
+    for at in [1, 2, 60, 3_600] {
+        let next = core.next(secs(at));
+        assert!(!matches!(next, Step::Send(_)), "sent again while paused: {next:?}");
+        if matches!(next, Step::Peek { .. }) {
+            core.peeked(None, 9, secs(at));
+        }
+    }
+    core.set_paused(false);
+    assert!(matches!(core.next(secs(3_600)), Step::Send(ship) if ship.first_seq == 1));
+}
+
+#[test]
 fn messages_that_fail_together_are_one_failure_and_the_window_is_given_up_after_three() {
     let mut core = core(Some(0));
     feed(&mut core, 20, 20, secs(0));

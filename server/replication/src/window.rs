@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_runtime::Permit;
+use tidemark_runtime::planted::{Bug, planted};
 
 /// What the stream must remember of one message until all before it and itself is acknowledged.
 #[derive(Clone, Debug)]
@@ -166,7 +167,10 @@ impl Window {
 
     /// The message that begins there failed; it goes again not before `retry_at`. True if it was still under way.
     pub fn failed(&mut self, first_seq: u64, retry_at: Duration) -> bool {
-        self.limit = 1;
+        // Planted: whatever failed goes again at once, all of it together.
+        let flood = planted(Bug::RetriesFlood);
+        let retry_at = if flood { Duration::ZERO } else { retry_at };
+        self.limit = if flood { self.limit_max } else { 1 };
         match self.slots.get_mut(&first_seq) {
             Some(slot) if slot.progress == Progress::Flying => {
                 slot.progress = Progress::Waiting(retry_at);

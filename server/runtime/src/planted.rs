@@ -6,7 +6,7 @@
 //!
 //! Without the feature `planted-bugs` the question is the constant `false` and the mistake is not even compiled; with it
 //! a release build is refused. One build holds them all, and the run chooses: a build for each would compile the
-//! workspace sixteen times for the same evidence.
+//! workspace once a bug for the same evidence.
 
 /// A mistake that can be planted. The name in the environment is the variant's name in kebab case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +44,27 @@ pub enum Bug {
     RowCutInTheMiddle,
     /// An unfinished record at the log's end is taken for a whole one.
     TornTailTrusted,
+    /// A delete that finds nothing yet is forgotten; a put that it overtook comes after it and stays.
+    DeleteOvertakesPut,
+    /// Two values at one coordinate of one row mutation both get into the log, with one stamp (R5).
+    RowNotNormalised,
+    /// A paused stream goes on retrying what had failed.
+    PausedStreamRetried,
+    /// A family that is created again gets the id of the dropped one, and its cells.
+    DroppedFamilyReturns,
+    /// One record that cannot be read holds up everything behind it (R17).
+    QueueStuckOnBadRecord,
+    /// After a time-out the whole window goes out again at once.
+    RetriesFlood,
+    /// What waits in quarantine does not hold the stable cut, so the delete that it needs is gone when it comes out (R12).
+    QuarantineNotPinned,
+    /// The feed is trimmed by the fastest peer (R13).
+    FeedTrimmedByFastest,
 }
 
 impl Bug {
     /// All of them, in the order in which `./x mutants` runs them.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 24] = [
         Bug::LogNotSynced,
         Bug::VoteNotSynced,
         Bug::AckBeforeQuorum,
@@ -65,6 +81,14 @@ impl Bug {
         Bug::QuarantineNotCounted,
         Bug::RowCutInTheMiddle,
         Bug::TornTailTrusted,
+        Bug::DeleteOvertakesPut,
+        Bug::RowNotNormalised,
+        Bug::PausedStreamRetried,
+        Bug::DroppedFamilyReturns,
+        Bug::QueueStuckOnBadRecord,
+        Bug::RetriesFlood,
+        Bug::QuarantineNotPinned,
+        Bug::FeedTrimmedByFastest,
     ];
 
     /// The name on the command line and in `TIDEMARK_PLANTED_BUG`: `log-not-synced`.

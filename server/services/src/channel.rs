@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 use tidemark_base::{Error, Result};
+use tidemark_proto::Dialer;
 use tonic::transport::{Channel, Endpoint};
 
 /// How long a connection may take to be made. Inside a region it takes milliseconds; over a WAN some hundred.
@@ -20,11 +21,11 @@ pub const HEADER_BYTES_MAX: u32 = 64 << 10;
 pub const MESSAGE_BYTES_MAX: usize = 24 << 20;
 
 /// A connection that is made when it is first used, and made again after it broke.
-pub fn channel(address: &str) -> Result<Channel> {
+pub fn channel(dialer: &Dialer, address: &str) -> Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
         Error::invalid("ADDRESS_INVALID", format!("{address:?} is not an address: {error}")).action("use HOST:PORT")
     })?;
-    Ok(endpoint
+    let endpoint = endpoint
         .connect_timeout(CONNECT_LIMIT)
         .tcp_nodelay(true)
         .tcp_keepalive(Some(Duration::from_secs(30)))
@@ -33,6 +34,6 @@ pub fn channel(address: &str) -> Result<Channel> {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .connect_lazy())
+        .http2_max_header_list_size(HEADER_BYTES_MAX);
+    Ok(dialer.channel(&endpoint))
 }

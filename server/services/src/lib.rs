@@ -59,4 +59,4 @@ pub use context::{LeadingGroup, NodeIdentity, NodeInfo, Pong, ServiceContext, Ta
 pub use errors::{Failure, LeaderHint};
 pub use peer_client::PeerClients;
 pub use region_client::RegionClients;
-pub use server::serve;
+pub use server::{serve, serve_connections};

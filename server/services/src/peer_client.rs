@@ -15,6 +15,7 @@ use std::time::Duration;
 use tidemark_base::{Error, ErrorKind, GroupId, NodeId, Result, TableSchema, TabletId};
 use tidemark_catalog::{Catalog, CatalogForward, NODE_ID_USED, NodeRecord};
 use tidemark_consensus::{MessageKind, RaftMessage, Transport, TransportError};
+use tidemark_proto::Dialer;
 use tidemark_proto::internal::{self as wire, peer_client::PeerClient};
 use tidemark_proto::v1::data_client::DataClient;
 use tidemark_replication::NodeReport;
@@ -37,6 +38,7 @@ const RAFT_CHANNELS: usize = 2;
 /// Connections to the nodes of this region.
 pub struct PeerClients {
     identity: NodeIdentity,
+    dialer: Dialer,
     /// Addresses from the settings: the catalog itself must be reached before it can be asked.
     seeds: BTreeMap<NodeId, String>,
     catalog: OnceLock<Catalog>,
@@ -53,11 +55,12 @@ struct NodeChannels {
 }
 
 impl NodeChannels {
-    fn new(address: String) -> Result<NodeChannels> {
+    fn new(dialer: &Dialer, address: String) -> Result<NodeChannels> {
+        let channel = || channel(dialer, &address);
         Ok(NodeChannels {
-            raft: [channel(&address)?, channel(&address)?],
-            bulk: channel(&address)?,
-            data: channel(&address)?,
+            raft: [channel()?, channel()?],
+            bulk: channel()?,
+            data: channel()?,
             address,
         })
     }
@@ -65,14 +68,20 @@ impl NodeChannels {
 
 impl PeerClients {
     /// No connection yet. `seeds` are the configured addresses.
-    pub fn new(identity: NodeIdentity, seeds: BTreeMap<NodeId, String>) -> Arc<PeerClients> {
+    pub fn new(identity: NodeIdentity, seeds: BTreeMap<NodeId, String>, dialer: Dialer) -> Arc<PeerClients> {
         Arc::new(PeerClients {
             identity,
+            dialer,
             seeds,
             catalog: OnceLock::new(),
             nodes: Mutex::default(),
             disowned: watch::Sender::new(None),
         })
+    }
+
+    /// The way that connections are made.
+    pub fn dialer(&self) -> &Dialer {
+        &self.dialer
     }
 
     /// Notes an error that says that this node's number belongs to another incarnation (`NODE_ID_USED`); others are ignored.
@@ -201,7 +210,7 @@ impl PeerClients {
         match nodes.get(&node) {
             Some(channels) if channels.address == address => Ok(channels.clone()),
             _ => {
-                let channels = NodeChannels::new(address)?;
+                let channels = NodeChannels::new(&self.dialer, address)?;
                 nodes.insert(node, channels.clone());
                 Ok(channels)
             }

@@ -190,7 +190,7 @@ fn collect(replica: &Tablet, spec: &ReadSpec, names: &FamilyNames) -> Result<Fou
 
 /// Runs on a thread where blocking harms nobody.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    match tidemark_runtime::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => Err(Error::internal(format!("a read failed on its thread: {error}"))),
     }

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tidemark_base::{Error, ErrorKind, Result};
 use tidemark_catalog::PeerRecord;
+use tidemark_proto::Dialer;
 use tidemark_proto::region::region_client::RegionClient;
 use tidemark_replication::{
     PeerConnector, PeerIdentity, PeerLink, PrepareTable, Prepared, RegionIdentity, ReleaseTable, Ship, Shipped,
@@ -36,14 +37,16 @@ const SHIP_LIMIT: Duration = Duration::from_secs(30);
 /// Links to peer regions, kept per peer.
 pub struct RegionClients {
     identity: NodeIdentity,
+    dialer: Dialer,
     links: Mutex<BTreeMap<String, Arc<RegionLink>>>,
 }
 
 impl RegionClients {
     /// No link yet.
-    pub fn new(identity: NodeIdentity) -> Arc<RegionClients> {
+    pub fn new(identity: NodeIdentity, dialer: Dialer) -> Arc<RegionClients> {
         Arc::new(RegionClients {
             identity,
+            dialer,
             links: Mutex::default(),
         })
     }
@@ -55,7 +58,7 @@ impl PeerConnector for RegionClients {
         match links.get(&peer.name) {
             Some(link) if link.addresses == peer.addresses => link.clone(),
             _ => {
-                let link = Arc::new(RegionLink::new(peer, self.identity.node.0 as usize));
+                let link = Arc::new(RegionLink::new(peer, self.identity.node.0 as usize, self.dialer.clone()));
                 links.insert(peer.name.clone(), link.clone());
                 link
             }
@@ -64,6 +67,7 @@ impl PeerConnector for RegionClients {
 }
 
 struct RegionLink {
+    dialer: Dialer,
     peer: String,
     addresses: Vec<String>,
     lanes: Vec<Lane>,
@@ -97,7 +101,7 @@ struct Lane {
 }
 
 impl RegionLink {
-    fn new(peer: &PeerRecord, node: usize) -> RegionLink {
+    fn new(peer: &PeerRecord, node: usize, dialer: Dialer) -> RegionLink {
         let count = peer.addresses.len().max(1);
         let lane = |lane: usize| Lane {
             channels: Mutex::new(vec![None; peer.addresses.len()]),
@@ -105,6 +109,7 @@ impl RegionLink {
             current: AtomicUsize::new((node + lane) % count),
         };
         RegionLink {
+            dialer,
             peer: peer.name.clone(),
             addresses: peer.addresses.clone(),
             lanes: (0..LANES).map(lane).collect(),
@@ -115,7 +120,7 @@ impl RegionLink {
         let mut channels = lane.channels.lock();
         let connected = match &channels[index] {
             Some(channel) => channel.clone(),
-            None => channels[index].insert(channel(&self.addresses[index])?).clone(),
+            None => channels[index].insert(channel(&self.dialer, &self.addresses[index])?).clone(),
         };
         let client = RegionClient::new(connected);
         Ok(client
@@ -246,7 +251,7 @@ mod tests {
             region: RegionId(2),
             addresses: vec![gone(), gone()],
         };
-        let clients = RegionClients::new(identity());
+        let clients = RegionClients::new(identity(), Dialer::system());
         let error = clients
             .link(&peer)
             .identify(identity().region_identity())

@@ -210,7 +210,7 @@ const NOT_GIVEN: RegionId = RegionId(0);
 
 /// Asks a peer at its addresses for its number. Connections of its own: the peer is not registered yet, and may not be.
 async fn ask_region(context: &ServiceContext, record: &PeerRecord) -> tidemark_base::Result<RegionId> {
-    let connector = RegionClients::new(context.identity.clone());
+    let connector = RegionClients::new(context.identity.clone(), context.peers.dialer().clone());
     let link = connector.link(record);
     let found = link.identify(context.identity.region_identity()).await.map_err(|error| {
         let message = format!("the number of region {} cannot be asked: {}", record.name, error.message());

@@ -22,6 +22,7 @@ use std::time::Duration;
 use tidemark_base::{Error, ErrorKind, ReadSpec, Result, RowRange, TabletId};
 use tidemark_proto::v1;
 use tidemark_runtime::SharedClock;
+use tidemark_runtime::blocking::{HandoverSender, handover};
 use tidemark_tablet::Tablet;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -186,7 +187,7 @@ impl Scan {
         leg: &Leg,
         out: &mpsc::Sender<Message>,
     ) -> std::result::Result<u64, Failure> {
-        let (sender, receiver) = mpsc::channel(2);
+        let (sender, receiver) = handover(2);
         let reader = Reader {
             spec: ReadSpec {
                 ranges: leg.ranges.clone(),
@@ -325,7 +326,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn run(self, out: &mpsc::Sender<v1::ScanResponse>) -> Result<u64> {
+    fn run(self, out: &HandoverSender<v1::ScanResponse>) -> Result<u64> {
         let engine = self.tablet.engine();
         let error = tidemark_tablet::engine_error;
         let mut cursor = engine.read(&self.spec, self.tablet.now_micros()).map_err(error)?;
@@ -334,14 +335,14 @@ impl Reader {
             let start = cursor.is_row_start();
             let message = assembler.push(&cursor.cell(), start, self.clock.monotonic());
             if let Some(message) = message
-                && out.blocking_send(message).is_err()
+                && out.send(message).is_err()
             {
                 return Ok(assembler.rows());
             }
         }
         if let Some(message) = assembler.finish() {
             // The other end went away: so did the client.
-            let _ = out.blocking_send(message);
+            let _ = out.send(message);
         }
         Ok(assembler.rows())
     }

@@ -20,11 +20,13 @@ use tidemark_proto::v1::replication_server::ReplicationServer;
 use tidemark_proto::v1::tables_server::TablesServer;
 use tidemark_runtime::Shutdown;
 use tokio::net::TcpListener;
-use tokio_stream::StreamExt;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_stream::{Stream, StreamExt};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -45,6 +47,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `shutdown`, then lets requests under way end, bounded in time.
 pub async fn serve(listener: TcpListener, context: ServiceContext, shutdown: Shutdown) {
+    let accepted = TcpListenerStream::new(listener).then(|accepted| async {
+        if let Ok(connection) = &accepted {
+            // Set here, because the server sets it only on listeners of its own.
+            let _ = connection.set_nodelay(true);
+        } else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+        accepted
+    });
+    serve_connections(accepted, context, shutdown).await;
+}
+
+/// The same for connections that come from elsewhere.
+pub async fn serve_connections<S, C>(accepted: S, context: ServiceContext, shutdown: Shutdown)
+where
+    S: Stream<Item = std::io::Result<C>>,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let (routes, health) = match routes(context).await {
         Ok(assembled) => assembled,
         Err(error) => {
@@ -64,15 +84,6 @@ pub async fn serve(listener: TcpListener, context: ServiceContext, shutdown: Shu
         .tcp_nodelay(true)
         .tcp_keepalive(Some(Duration::from_secs(30)))
         .add_routes(routes);
-    let accepted = TcpListenerStream::new(listener).then(|accepted| async {
-        if let Ok(connection) = &accepted {
-            // Set here, because the server sets it only on listeners of its own.
-            let _ = connection.set_nodelay(true);
-        } else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-        }
-        accepted
-    });
     let serving = server.serve_with_incoming_shutdown(accepted, shutdown.wait_owned());
     let overdue = async {
         shutdown.wait().await;

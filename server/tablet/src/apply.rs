@@ -20,6 +20,7 @@ use tidemark_base::{
 };
 use tidemark_consensus::StateMachineFault;
 use tidemark_engine::{Engine, EngineError, WriteBatch};
+use tidemark_runtime::planted::{Bug, planted};
 
 /// Bytes after which a batch is committed between two entries.
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -105,6 +106,14 @@ impl<'a> Step<'a> {
         if !self.state.has_peers() {
             return;
         }
+        // Planted: a record is cut without a look at where its rows end.
+        if planted(Bug::RowCutInTheMiddle)
+            && let Some([head, tail]) = crate::planted::cut_in_the_middle(first, offsets, batch)
+        {
+            self.append_feed(&head);
+            self.state.marks.last_rows_seq = self.append_feed(&tail);
+            return;
+        }
         let seq = self.append_feed(&encode_write(first, offsets, batch));
         self.state.marks.last_rows_seq = seq;
     }
@@ -133,6 +142,13 @@ impl<'a> Step<'a> {
 
     /// Writes the facts of one row of a peer, cut to this tablet's range; false if nothing of it lies here.
     pub(crate) fn put_remote_row(&mut self, row: &RowRef<'_>, stamp: Stamp) -> bool {
+        // Planted: there is nothing to delete, so there is nothing to do.
+        if planted(Bug::DeleteOvertakesPut) && self.batch.size().facts == 0 {
+            let found = crate::planted::finds_nothing_to_delete(self.engine, row);
+            if found {
+                return true;
+            }
+        }
         match row {
             RowRef::Mutation { row: key, .. } if !self.state.range.contains(key) => return false,
             RowRef::Mutation { .. } => put_row(&mut *self.batch, row, stamp),
@@ -155,7 +171,9 @@ impl<'a> Step<'a> {
         }
         let marks = &mut self.state.marks;
         marks.facts += 1;
-        marks.hlc_max = marks.hlc_max.max(stamp.hlc);
+        if !planted(Bug::HlcNotMerged) {
+            marks.hlc_max = marks.hlc_max.max(stamp.hlc);
+        }
         true
     }
 

@@ -26,6 +26,7 @@
 //! | `tokens` | conditional writes take effect once |
 //! | `replication_state` | what is published after each apply; the stable cut (R12) |
 //! | `room` | apply on a full disk |
+//! | `planted` | mistakes on purpose that take more than a line |
 //! | `maintain`, `time` | flush, drain, garbage collection, and by which clock |
 //! | [`factory`] | where engines come from, and their directories |
 //!
@@ -49,6 +50,7 @@ pub mod feed;
 mod machine;
 mod maintain;
 mod operation;
+mod planted;
 mod proposer;
 pub mod quarantine;
 pub mod remote;

@@ -78,7 +78,7 @@ impl Tablet {
             engine.collect_garbage(GarbageCut { stable, now_micros })
         };
         let descriptor = &self.shared().descriptor;
-        match tokio::task::spawn_blocking(collect).await {
+        match tidemark_runtime::spawn_blocking(collect).await {
             Ok(Ok(report)) => {
                 tracing::debug!(tablet = %descriptor, cells = report.cells_dropped,
                     tombstones = report.tombstones_dropped, "garbage collected");

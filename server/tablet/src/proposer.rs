@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::{Error, PackedBatch, Result, Stamp, TableSchema, limits};
 use tidemark_consensus::{Group, GroupStatus, LogStore, Pending, ProposeError, Role};
+use tidemark_runtime::planted::{Bug, planted};
 use tidemark_runtime::{HlcClock, Permit, Shutdown};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -225,6 +226,11 @@ impl Proposer {
             What::Remote(batch, greatest_hlc, answer) => {
                 // R8 before R7: a peer whose clock runs ahead must not drag ours along.
                 let offset_max = Duration::from_millis(limits::MAX_OFFSET_MS);
+                // Planted: facts of a peer come in, and our own time stays where it is.
+                let greatest_hlc = match planted(Bug::HlcNotMerged) {
+                    true => 0,
+                    false => greatest_hlc,
+                };
                 if let Err(ahead) = self.hlc.observe_within(greatest_hlc, offset_max) {
                     let text = ahead.to_string();
                     let error = Error::unavailable("CLOCK_QUARANTINE", text, Duration::from_secs(1));
@@ -314,6 +320,7 @@ impl Proposer {
         stamped: bool,
         done: impl FnOnce(Result<Bytes>) + Send + 'static,
     ) {
+        let hasty = crate::planted::hasty_answer(&command);
         let submitted = tokio::select! {
             submitted = self.group.submit_in_term(term, command) => submitted,
             _ = self.shutdown.wait() => Err(ProposeError::Unknown("the tablet is stopping on this node".to_owned())),
@@ -324,7 +331,11 @@ impl Proposer {
                 let (shared, log) = (self.shared.clone(), self.log.clone());
                 self.stamped_in_flight += usize::from(stamped);
                 self.in_flight.push(Box::pin(async move {
-                    done(outcome(&shared, &*log, pending).await);
+                    let outcome = outcome(&shared, &*log, pending);
+                    done(match hasty {
+                        None => outcome.await,
+                        Some(answer) => crate::planted::answer_in_haste(outcome, answer).await,
+                    });
                     stamped
                 }));
             }

@@ -4,6 +4,7 @@
 use crate::stream::{StreamId, StreamState};
 use std::collections::BTreeMap;
 use tidemark_base::{RegionId, RowRange, Stamp, TableSchema};
+use tidemark_runtime::planted::{Bug, planted};
 
 /// What of a feed's acknowledged part waits in a peer's quarantine, as the peer last said: it may have drained since. It cannot
 /// have grown, because only what is being taken is put there.
@@ -57,7 +58,9 @@ impl ReplicationState {
     /// here and what it has of ours; nothing while the peer's known streams do not cover `range`, or while anything waits in
     /// quarantine.
     pub fn stable_cut(&self, schema: &TableSchema, range: &RowRange) -> Stamp {
-        if self.streams.values().any(|s| s.quarantined_rows > 0) {
+        // Planted: only what was applied late counts as late.
+        let unpinned = planted(Bug::QuarantineNotPinned);
+        if !unpinned && self.streams.values().any(|s| s.quarantined_rows > 0) {
             return Stamp::MIN;
         }
         let mut hlc = self.hlc_max;
@@ -67,7 +70,8 @@ impl ReplicationState {
             if !covers(range, relevant.iter().map(|s| &s.range)) {
                 return Stamp::MIN;
             }
-            let complete = relevant.iter().map(|s| s.complete_hlc).min().unwrap_or(0);
+            let through = |s: &&StreamState| if unpinned { s.applied_hlc } else { s.complete_hlc };
+            let complete = relevant.iter().map(through).min().unwrap_or(0);
             let acked = self.acked_hlc.get(peer).copied().unwrap_or(0);
             hlc = hlc.min(complete).min(acked);
         }

@@ -25,6 +25,7 @@ use tidemark_base::codec::{Malformed, Reader};
 use tidemark_base::{RegionId, RowRange, Stamp, TableSchema};
 use tidemark_consensus::{AppliedState, StateMachineFault};
 use tidemark_engine::Engine;
+use tidemark_runtime::planted::{Bug, planted};
 
 pub(crate) const KEY_APPLIED: &[u8] = b"a";
 pub(crate) const KEY_DRAIN: &[u8] = b"d";
@@ -232,6 +233,10 @@ impl State {
     /// The origin's hlc through which nothing of the stream is missing here.
     pub(crate) fn complete_hlc(&self, stream: StreamId) -> u64 {
         let applied = self.cursors.get(&stream).map_or(0, |c| c.applied_hlc);
+        // Planted: what waits counts as done.
+        if planted(Bug::QuarantineNotCounted) {
+            return applied;
+        }
         let below = self.pins.oldest_hlc(stream).map(|hlc| hlc.saturating_sub(1));
         below.map_or(applied, |below| applied.min(below))
     }

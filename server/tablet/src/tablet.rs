@@ -137,7 +137,7 @@ impl Tablet {
                 .map_err(|f| Error::corruption("TABLET_CORRUPT", f.0).object(shared.descriptor.to_string()))?;
             Ok((shared, machine))
         };
-        let opened = tokio::task::spawn_blocking(open).await;
+        let opened = tidemark_runtime::spawn_blocking(open).await;
         let (shared, machine) = opened.map_err(|e| Error::internal(format!("opening a tablet panicked: {e}")))??;
         let group = host
             .start_group(shared.descriptor.tablet.group(), Box::new(machine))
@@ -377,7 +377,7 @@ impl Tablet {
             let digest = shared.engine().digest(&range, now_micros);
             digest.map_err(|e| error::engine(&shared.descriptor, e))
         };
-        let digest = tokio::task::spawn_blocking(digest).await;
+        let digest = tidemark_runtime::spawn_blocking(digest).await;
         digest.map_err(|e| Error::internal(format!("a digest panicked: {e}")))?
     }
 
@@ -576,7 +576,7 @@ async fn flush_when_wanted(shared: Arc<Shared>, shutdown: Shutdown) {
             _ = shared.flush_wanted.notified() => {}
         }
         let flushing = shared.clone();
-        match tokio::task::spawn_blocking(move || flushing.flush()).await {
+        match tidemark_runtime::spawn_blocking(move || flushing.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(tablet = %shared.descriptor, %error, "flush failed; asked again later"),
             Err(error) => tracing::error!(tablet = %shared.descriptor, %error, "flush panicked"),

@@ -281,6 +281,23 @@ async fn a_node_that_must_not_stamp_writes_nothing() {
     assert!(stopped.kind().is_retryable(), "{stopped}");
 }
 
+/// INV-01 seen from above: what one node alone has in its log is not done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_quorum_acknowledges_no_write() {
+    let mut cluster = Cluster::start(3, schema(1, EAST, &[]), TabletSettings::default()).await;
+    let leader = cluster.leader().await;
+    leader.write(put("before", 1, "v"), 0).await.unwrap();
+    let node = leader.group().status().node;
+    cluster.network.isolate(node, (1..=3).map(NodeId));
+    // It ends when the leader finds out, or by the bound on a proposal's life; either way nobody may believe it.
+    let alone = leader.write(put("alone", 1, "v"), 0).await;
+    assert!(alone.is_err(), "a write that no quorum has was acknowledged: {alone:?}");
+    cluster.network.heal();
+    write_somewhere(&cluster, put("after", 1, "v")).await;
+    cluster.wait_all_equal().await;
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_goes_while_reads_stay_the_same() {
     let settings = TabletSettings {

@@ -14,5 +14,5 @@ pub mod oracle;
 pub mod ready;
 pub mod world;
 
-pub use node::{NodeProcess, NodeSpec};
+pub use node::{Launch, NodeProcess, NodeSpec};
 pub use world::{RegionHandle, RegionSpec, World, WorldOptions};

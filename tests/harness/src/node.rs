@@ -27,10 +27,23 @@ pub struct NodeSpec {
     pub extra: String,
 }
 
+/// How a node's process is started, where that is not plainly.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    /// Words before the command: a program that changes something about its own process and then becomes the command,
+    /// with the same process id.
+    pub prefix: Vec<String>,
+    /// Added to the environment.
+    pub environment: Vec<(String, String)>,
+    /// The data directory; `None` = `data` beside the configuration.
+    pub data_dir: Option<PathBuf>,
+}
+
 /// A node's process, running or not.
 #[derive(Debug)]
 pub struct NodeProcess {
     spec: NodeSpec,
+    launch: Launch,
     binary: PathBuf,
     dir: PathBuf,
     child: Option<Child>,
@@ -40,9 +53,15 @@ pub struct NodeProcess {
 impl NodeProcess {
     /// Writes the configuration into `dir` and starts nothing yet.
     pub fn new(binary: &Path, dir: &Path, spec: NodeSpec) -> Result<NodeProcess> {
+        NodeProcess::launched(binary, dir, spec, Launch::default())
+    }
+
+    /// The same, started in another way.
+    pub fn launched(binary: &Path, dir: &Path, spec: NodeSpec, launch: Launch) -> Result<NodeProcess> {
         fs::create_dir_all(dir)?;
         let node = NodeProcess {
             spec,
+            launch,
             binary: binary.to_owned(),
             dir: dir.to_owned(),
             child: None,
@@ -78,7 +97,7 @@ impl NodeProcess {
 
     /// The node's data directory.
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.join("data")
+        self.launch.data_dir.clone().unwrap_or_else(|| self.dir.join("data"))
     }
 
     /// The node's configuration file.
@@ -105,7 +124,11 @@ impl NodeProcess {
             self.spec.region
         );
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let child = Command::new(&self.binary)
+        let mut words = self.launch.prefix.iter().map(PathBuf::from).chain([self.binary.clone()]);
+        let first = words.next().context("there is a binary at least")?;
+        let child = Command::new(first)
+            .args(words)
+            .envs(self.launch.environment.iter().cloned())
             .arg("--config")
             .arg(self.config_path())
             .arg("--until-stdin-closes")

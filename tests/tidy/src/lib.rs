@@ -12,6 +12,7 @@
 //! lengths     files and functions
 //! bans        clocks, randomness, unbounded channels, what may not be left behind
 //! names       drawers and generations that we refuse, words that do not belong here
+//! planted     bugs on purpose: each planted, none in builds for use
 //! invariants  INV-.. numbers: document, code and tests agree
 //! ```
 //!
@@ -23,6 +24,7 @@ pub mod layers;
 pub mod lengths;
 pub mod manifest;
 pub mod names;
+pub mod planted;
 pub mod repository;
 pub mod source;
 

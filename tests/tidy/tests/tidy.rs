@@ -1,7 +1,7 @@
 //! The rules, applied to this repository. That each of them can fail is proved beside its code.
 
 use std::sync::LazyLock;
-use tidemark_tidy::{Breach, Repository, bans, invariants, layers, lengths, manifest, names};
+use tidemark_tidy::{Breach, Repository, bans, invariants, layers, lengths, manifest, names, planted};
 
 static REPOSITORY: LazyLock<Repository> = LazyLock::new(Repository::here);
 
@@ -51,6 +51,12 @@ fn nothing_banned_is_used() {
 fn names_say_what_is_inside() {
     none(names::paths(&REPOSITORY));
     none(names::items(&REPOSITORY));
+}
+
+#[test]
+fn every_planted_bug_is_planted_and_none_can_be_used() {
+    none(planted::everywhere(&REPOSITORY));
+    none(planted::never_in_use(&REPOSITORY));
 }
 
 #[test]

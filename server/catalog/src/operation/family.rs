@@ -8,6 +8,7 @@ use tidemark_base::limits::{FAMILIES_EVER_MAX, FAMILIES_MAX};
 use tidemark_base::names::check_name;
 use tidemark_base::schema::FamilySettings;
 use tidemark_base::{Error, ErrorKind, FamilyId, Result};
+use tidemark_runtime::planted::{Bug, planted};
 
 /// Generations by family name, as a peer region has them.
 pub(crate) type Generations = BTreeMap<String, u32>;
@@ -78,6 +79,11 @@ pub(crate) fn add(table: &mut TableRecord, spec: &FamilySpec, generation: Option
         .action("use qualifiers for what is many, or drop a family"));
     }
     let unused = table.next_generations.get(&spec.name).copied().unwrap_or(0);
+    // Planted: a name has one id, whatever became of the family that had it.
+    let unused = match planted(Bug::DroppedFamilyReturns) {
+        true => unused.saturating_sub(1),
+        false => unused,
+    };
     let generation = generation.unwrap_or(unused);
     if generation < unused {
         let say = format!(

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A directory's worth of file operations. Two implementations: [`SystemDisk`], and the tests' disk that fails on command.
 pub trait LogDisk: Send + Sync + 'static {
@@ -20,6 +21,11 @@ pub trait LogDisk: Send + Sync + 'static {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes creations and removals in the directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Time that passes between a write and its sync, for a writer that is a task. The system's disk takes its time in
+    /// the sync itself.
+    fn sync_takes(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// An open file.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! append ──> the group's index (readable now) ──> queue ──┐
-//! save_vote ─────────────────────────────────────> queue ──┤      one writer thread:
+//! save_vote ─────────────────────────────────────> queue ──┤      one writer (a thread):
 //! purge, truncate ──> the group's index ─────────> queue ──┴──>   take all that waits -> one frame -> one write ->
 //!                                                                  one sync -> places into the indexes -> completions
 //! ```
@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use tidemark_base::GroupId;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 /// Offsets are 32 bits, and a segment may exceed its size by one frame.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
@@ -48,6 +48,17 @@ pub struct FileLogOptions {
     pub no_space_retry_ms: u64,
     /// The files; replaced in tests.
     pub disk: Arc<dyn LogDisk>,
+    /// What writes them.
+    pub writer: LogWriter,
+}
+
+/// What the log's writer runs as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogWriter {
+    /// A thread: a sync blocks.
+    Thread,
+    /// A task of the runtime that opens the log: the same seed gives the same order of writes. For disks that do not block.
+    Task,
 }
 
 impl Default for FileLogOptions {
@@ -59,6 +70,7 @@ impl Default for FileLogOptions {
             rewrite_above_bytes: 512 << 20,
             no_space_retry_ms: 200,
             disk: Arc::new(SystemDisk),
+            writer: LogWriter::Thread,
         }
     }
 }
@@ -110,7 +122,10 @@ pub(crate) struct Shared {
     pub(crate) options: FileLogOptions,
     pub(crate) groups: RwLock<BTreeMap<GroupId, Arc<GroupLog>>>,
     pub(crate) queue: Mutex<Queue>,
+    /// Wakes a writer that is a thread …
     pub(crate) wake: Condvar,
+    /// … and one that is a task.
+    pub(crate) wake_task: Notify,
     pub(crate) admission: Arc<Semaphore>,
     pub(crate) sequence: AtomicU64,
     pub(crate) poisoned: Mutex<Option<String>>,
@@ -165,6 +180,7 @@ impl FileLog {
             groups: RwLock::new(groups.collect()),
             queue: Mutex::new(Queue::default()),
             wake: Condvar::new(),
+            wake_task: Notify::new(),
             admission: Arc::new(Semaphore::new(queue_kib)),
             sequence: AtomicU64::new(1),
             poisoned: Mutex::new(None),
@@ -175,13 +191,20 @@ impl FileLog {
             options,
         });
         let writer = Writer::new(shared.clone(), recovered.segments, recovered.next_frame);
-        let thread = std::thread::Builder::new()
-            .name("tidemark-log".to_string())
-            .spawn(move || writer::run(writer))
-            .map_err(|error| LogError::Io(format!("starting the log writer: {error}")))?;
+        let thread = match shared.options.writer {
+            LogWriter::Thread => {
+                let thread = std::thread::Builder::new().name("tidemark-log".to_string());
+                let started = thread.spawn(move || writer::run(writer));
+                Some(started.map_err(|error| LogError::Io(format!("starting the log writer: {error}")))?)
+            }
+            LogWriter::Task => {
+                tokio::spawn(writer::run_as_task(writer));
+                None
+            }
+        };
         Ok(Arc::new(FileLog {
             shared,
-            writer: Mutex::new(Some(thread)),
+            writer: Mutex::new(thread),
         }))
     }
 
@@ -210,12 +233,14 @@ impl FileLog {
         self.shared.syncs.load(Ordering::Relaxed)
     }
 
-    /// Writes what waits and ends the writer; later operations fail with [`LogError::Closed`]. Blocking.
+    /// Writes what waits and ends the writer; later operations fail with [`LogError::Closed`]. Blocking, if the writer is a
+    /// thread; a task ends a little later.
     pub fn close(&self) {
         {
             let mut queue = self.shared.queue.lock();
             queue.closed = true;
             self.shared.wake.notify_all();
+            self.shared.wake_task.notify_one();
         }
         if let Some(thread) = self.writer.lock().take()
             && thread.join().is_err()
@@ -266,7 +291,10 @@ impl FileLog {
         });
         if queue.idle {
             queue.idle = false;
-            self.shared.wake.notify_one();
+            match self.shared.options.writer {
+                LogWriter::Thread => drop(self.shared.wake.notify_one()),
+                LogWriter::Task => self.shared.wake_task.notify_one(),
+            }
         }
         Ok(())
     }

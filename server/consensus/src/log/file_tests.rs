@@ -218,6 +218,30 @@ fn a_failed_sync_poisons_the_store_for_ever() {
     assert_eq!(log.read(G, 0, 3, usize::MAX).unwrap(), entries(1, 0..3), "reads go on");
 }
 
+/// Checks INV-01.
+#[test]
+fn an_entry_is_reported_only_behind_a_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, log) = on_faulty(dir.path());
+    for index in 0..3 {
+        let before = disk.syncs();
+        append(&*log, G, entries(1, index..index + 1));
+        assert!(disk.syncs() > before, "entry {index} was reported durable without a sync");
+    }
+}
+
+/// Checks INV-01.
+#[test]
+fn a_vote_is_reported_only_behind_a_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, log) = on_faulty(dir.path());
+    for term in 3..6 {
+        let before = disk.syncs();
+        save_vote(&*log, G, Vote { term, ..VOTE });
+        assert!(disk.syncs() > before, "the vote of term {term} was reported durable without a sync");
+    }
+}
+
 #[test]
 fn a_failed_write_poisons_the_store() {
     let dir = tempfile::tempdir().unwrap();

@@ -27,7 +27,7 @@ mod conformance_tests;
 mod file_tests;
 
 pub use disk::{LogDisk, LogFile, SystemDisk};
-pub use file::{FileLog, FileLogOptions};
+pub use file::{FileLog, FileLogOptions, LogWriter};
 pub use memory::MemoryLog;
 
 use crate::types::{Entry, LogPosition};

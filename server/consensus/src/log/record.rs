@@ -35,6 +35,7 @@ use crate::types::{Entry, LogPosition, Payload};
 use crate::wire;
 use bytes::Bytes;
 use tidemark_base::GroupId;
+use tidemark_runtime::planted::{Bug, planted};
 
 pub(crate) const HEAD_BYTES: usize = 24;
 pub(crate) const FRAME_HEAD_BYTES: usize = 20;
@@ -215,7 +216,12 @@ pub(crate) fn decode(rest: &mut Bytes) -> Result<Record, Malformed> {
     if rest.len() < RECORD_HEAD_BYTES {
         return Err(Malformed("record head"));
     }
-    let (bytes, crc) = (u32_at(rest, 0) as usize, u32_at(rest, 4));
+    let (mut bytes, mut crc) = (u32_at(rest, 0) as usize, u32_at(rest, 4));
+    // Planted: a record that ends early is whole, and what its checksum says does not count.
+    if planted(Bug::TornTailTrusted) && rest.len() - RECORD_HEAD_BYTES < bytes {
+        bytes = rest.len() - RECORD_HEAD_BYTES;
+        crc = crc32c::crc32c(&rest[RECORD_HEAD_BYTES..]);
+    }
     if rest.len() - RECORD_HEAD_BYTES < bytes {
         return Err(Malformed("record length"));
     }

@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tidemark_base::GroupId;
+use tidemark_runtime::planted::{Bug, planted};
+use tidemark_runtime::{Mark, mark};
 
 /// The unit in which a disk writes at least.
 const SECTOR_BYTES: u64 = 512;
@@ -127,6 +129,7 @@ fn read_segment(
                     return Err(segment.damaged(at, detail));
                 }
                 tracing::warn!(path = %segment.path.display(), offset = at, "an interrupted write is cut off");
+                mark(Mark::TailTorn);
                 cut(segment, at)?;
                 break;
             }
@@ -190,6 +193,11 @@ fn read_frame(segment: &Segment, at: u64, size: u64, expected: Option<u64>) -> R
         ));
     }
     let start = at + FRAME_HEAD_BYTES as u64;
+    // Planted: what is there of the frame is taken for all of it.
+    let bytes = match planted(Bug::TornTailTrusted) {
+        true => u64::from(bytes).min(size - start) as u32,
+        false => bytes,
+    };
     // Checked before anything is allocated.
     if u64::from(bytes) > size - start {
         return Err("the file ends within a frame".to_string());

@@ -1,11 +1,11 @@
-//! The one thread that writes: everything that waits becomes one frame, one write, one sync. Then places are noted, votes
+//! The one writer, a thread or a task: everything that waits becomes one frame, one write, one sync. Then places are noted, votes
 //! become visible, completions are called in order, and segments that nobody needs are removed.
 //!
 //! A failed sync, or a failed write that is not "no space", poisons the store (INV-04). "No space" is determinate: the file is
 //! cut back to the end of the last frame and the same frame is tried again until there is room; completions just wait.
 //! Should the store be closed meanwhile, that frame and everything queued behind it fail together.
 
-use super::file::{GroupLog, Operation, Queued, Shared, payload_bytes};
+use super::file::{GroupLog, Operation, Queue, Queued, Shared, payload_bytes};
 use super::index::{GroupIndex, Place, Released};
 use super::record::{self, StateRecord};
 use super::segment::{Segment, segment_path};
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tidemark_base::GroupId;
+use tidemark_runtime::planted::{Bug, planted};
 
 /// Bytes of payload after which a frame is closed; what waits beyond goes into the next one.
 const FRAME_BYTES_MAX: usize = 4 << 20;
@@ -49,7 +50,7 @@ struct Written {
     moved: bool,
 }
 
-/// Owned by the thread.
+/// Owned by the thread or the task.
 pub(super) struct Writer {
     shared: Arc<Shared>,
     /// Oldest first; the last one is written.
@@ -75,11 +76,61 @@ pub(super) fn run(mut writer: Writer) {
         healthy = healthy
             .and_then(|()| writer.shared.check())
             .and_then(|()| writer.write(&batch));
-        match &healthy {
-            Ok(()) => writer.finish(batch),
-            Err(error) => refuse(batch, error),
-        }
+        writer.end(batch, &healthy);
     }
+}
+
+/// The same as a task, for processes that must repeat themselves: time passes between a write and its sync as the disk
+/// says ([`super::LogDisk::sync_takes`]), and a crash may come between the two.
+pub(super) async fn run_as_task(mut writer: Writer) {
+    let mut healthy = Ok(());
+    loop {
+        let taken = {
+            let shared = writer.shared.clone();
+            let mut queue = shared.queue.lock();
+            writer.take_from(&mut queue)
+        };
+        let batch = match taken {
+            Taken::Batch(batch) => batch,
+            Taken::Closed => return,
+            Taken::Nothing => {
+                writer.shared.wake_task.notified().await;
+                continue;
+            }
+        };
+        let ready = healthy.and_then(|()| writer.shared.check());
+        healthy = match ready {
+            Ok(()) => {
+                let frame = writer.encode(&batch);
+                writer.write_as_task(frame).await
+            }
+            Err(error) => Err(error),
+        };
+        writer.end(batch, &healthy);
+    }
+}
+
+/// What there is to do.
+enum Taken {
+    /// Operations; none means: only old entries are to be moved.
+    Batch(Vec<Queued>),
+    Nothing,
+    Closed,
+}
+
+/// The bytes in the buffer on their way to the disk.
+struct Frame {
+    /// They begin a new segment.
+    roll: bool,
+    number: u64,
+    /// Where they go, once that is open.
+    segment: Option<Arc<Segment>>,
+}
+
+/// What came of trying to put a frame.
+enum Put {
+    Written(Arc<Segment>),
+    NoSpace,
 }
 
 fn refuse(batch: Vec<Queued>, error: &LogError) {
@@ -103,18 +154,29 @@ impl Writer {
         }
     }
 
-    /// Waits for work. An empty batch means: only old entries are to be moved.
+    /// Waits for work; none when the log is closed and nothing waits.
     fn take(&mut self) -> Option<Vec<Queued>> {
-        let mut queue = self.shared.queue.lock();
-        while queue.waiting.is_empty() {
+        let shared = self.shared.clone();
+        let mut queue = shared.queue.lock();
+        loop {
+            match self.take_from(&mut queue) {
+                Taken::Batch(batch) => return Some(batch),
+                Taken::Closed => return None,
+                Taken::Nothing => shared.wake.wait(&mut queue),
+            }
+        }
+    }
+
+    fn take_from(&mut self, queue: &mut Queue) -> Taken {
+        if queue.waiting.is_empty() {
             if queue.closed {
-                return None;
+                return Taken::Closed;
             }
             if !self.moving.is_empty() && self.shared.poisoned.lock().is_none() {
-                return Some(Vec::new());
+                return Taken::Batch(Vec::new());
             }
             queue.idle = true;
-            self.shared.wake.wait(&mut queue);
+            return Taken::Nothing;
         }
         queue.idle = false;
         let mut batch = Vec::new();
@@ -127,12 +189,42 @@ impl Writer {
             }
             batch.push(queued);
         }
-        Some(batch)
+        Taken::Batch(batch)
+    }
+
+    fn write(&mut self, batch: &[Queued]) -> Result<(), LogError> {
+        let mut frame = self.encode(batch);
+        let segment = loop {
+            match self.put(&mut frame)? {
+                Put::Written(segment) => break segment,
+                Put::NoSpace => self.wait_for_space()?,
+            }
+        };
+        self.settle(&frame, &segment)
+    }
+
+    async fn write_as_task(&mut self, mut frame: Frame) -> Result<(), LogError> {
+        let segment = loop {
+            match self.put(&mut frame)? {
+                Put::Written(segment) => break segment,
+                Put::NoSpace => self.sleep_for_space().await?,
+            }
+        };
+        tokio::time::sleep(self.shared.options.disk.sync_takes()).await;
+        self.settle(&frame, &segment)
+    }
+
+    /// The batch is durable, or it and what follows never will be.
+    fn end(&mut self, batch: Vec<Queued>, healthy: &Result<(), LogError>) {
+        match healthy {
+            Ok(()) => self.finish(batch),
+            Err(error) => refuse(batch, error),
+        }
     }
 
     // ---------------------------------------------------------------------------------------------- encoding
 
-    fn write(&mut self, batch: &[Queued]) -> Result<(), LogError> {
+    fn encode(&mut self, batch: &[Queued]) -> Frame {
         self.buffer.clear();
         self.written.clear();
         let roll = self
@@ -156,18 +248,27 @@ impl Writer {
         self.put_committed(batch);
         self.put_moved();
         record::finish_frame(&mut self.buffer, start, self.next_frame);
-        let segment = if roll { self.create(number)? } else { self.append()? };
-        self.sync(&segment, roll)?;
+        let current = self.segments.back().cloned();
+        Frame {
+            roll,
+            number,
+            segment: current.filter(|_| !roll),
+        }
+    }
+
+    /// The frame is written: makes it durable and notes where its entries lie.
+    fn settle(&mut self, frame: &Frame, segment: &Arc<Segment>) -> Result<(), LogError> {
+        self.sync(segment, frame.roll)?;
         self.next_frame += 1;
         let offset = segment.size();
         let len = self.buffer.len() as u64;
         segment.size.store(offset + len, Ordering::Relaxed);
         self.shared.bytes_on_disk.fetch_add(len, Ordering::Relaxed);
-        if roll {
+        if frame.roll {
             self.segments.push_back(segment.clone());
             self.shared.segments.fetch_add(1, Ordering::Relaxed);
         }
-        self.note_places(&segment, offset);
+        self.note_places(segment, offset);
         Ok(())
     }
 
@@ -274,58 +375,54 @@ impl Writer {
 
     // --------------------------------------------------------------------------------------------------- disk
 
-    /// Writes the buffer at the end of the current segment.
-    fn append(&self) -> Result<Arc<Segment>, LogError> {
-        let segment = self.segments.back().expect("the caller saw a current segment").clone();
-        self.write_out(&segment)?;
-        Ok(segment)
-    }
-
-    /// Writes the buffer as the beginning of a new segment.
-    fn create(&self, number: u64) -> Result<Arc<Segment>, LogError> {
-        let path = segment_path(&self.shared.dir, number);
-        let file = loop {
-            match self.shared.options.disk.create(&path) {
-                Ok(file) => break file,
-                Err(error) if is_no_space(&error) => self.wait_for_space()?,
-                Err(error) => return Err(self.shared.poison(format!("creating {}: {error}", path.display()))),
+    /// Writes the buffer at the end of its segment, which is made first if it is a new one.
+    fn put(&self, frame: &mut Frame) -> Result<Put, LogError> {
+        let segment = match &frame.segment {
+            Some(segment) => segment.clone(),
+            None => {
+                let path = segment_path(&self.shared.dir, frame.number);
+                let file = match self.shared.options.disk.create(&path) {
+                    Ok(file) => file,
+                    Err(error) if is_no_space(&error) => return Ok(Put::NoSpace),
+                    Err(error) => return Err(self.shared.poison(format!("creating {}: {error}", path.display()))),
+                };
+                frame
+                    .segment
+                    .insert(Arc::new(Segment::new(frame.number, path, file, 0)))
+                    .clone()
             }
         };
-        let segment = Arc::new(Segment::new(number, path, file, 0));
-        self.write_out(&segment)?;
-        Ok(segment)
-    }
-
-    fn write_out(&self, segment: &Segment) -> Result<(), LogError> {
         let offset = segment.size();
-        loop {
-            match segment.file.write_all_at(&self.buffer, offset) {
-                Ok(()) => break,
-                Err(error) if is_no_space(&error) => {
-                    // What was written of the frame is known to be no part of the log: cut it off, then wait.
-                    if let Err(error) = segment.file.set_len(offset) {
-                        let text = format!("cutting {} back to {offset}: {error}", segment.path.display());
-                        return Err(self.shared.poison(text));
-                    }
-                    self.wait_for_space()?;
-                }
-                Err(error) => {
-                    let text = format!("writing {} at {offset}: {error}", segment.path.display());
+        match segment.file.write_all_at(&self.buffer, offset) {
+            Ok(()) => {}
+            Err(error) if is_no_space(&error) => {
+                // What was written of the frame is known to be no part of the log: cut it off, then wait.
+                if let Err(error) = segment.file.set_len(offset) {
+                    let text = format!("cutting {} back to {offset}: {error}", segment.path.display());
                     return Err(self.shared.poison(text));
                 }
+                return Ok(Put::NoSpace);
+            }
+            Err(error) => {
+                let text = format!("writing {} at {offset}: {error}", segment.path.display());
+                return Err(self.shared.poison(text));
             }
         }
         if self.shared.stalled.swap(false, Ordering::AcqRel) {
             tracing::warn!(dir = %self.shared.dir.display(), "the log has space again; writes go on");
         }
-        Ok(())
+        Ok(Put::Written(segment))
     }
 
-    fn wait_for_space(&self) -> Result<(), LogError> {
+    fn note_stall(&self) -> Duration {
         if !self.shared.stalled.swap(true, Ordering::AcqRel) {
             tracing::error!(dir = %self.shared.dir.display(), "no space for the log: writes wait until there is some");
         }
-        let pause = Duration::from_millis(self.shared.options.no_space_retry_ms);
+        Duration::from_millis(self.shared.options.no_space_retry_ms)
+    }
+
+    fn wait_for_space(&self) -> Result<(), LogError> {
+        let pause = self.note_stall();
         let mut queue = self.shared.queue.lock();
         if queue.closed {
             return Err(LogError::Closed);
@@ -334,11 +431,30 @@ impl Writer {
         Ok(())
     }
 
+    async fn sleep_for_space(&self) -> Result<(), LogError> {
+        let pause = self.note_stall();
+        if self.shared.queue.lock().closed {
+            return Err(LogError::Closed);
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+
     /// INV-01, INV-04: durable, or poisoned for ever. The kernel may drop dirty pages on a failed sync and report the next
     /// one as a success, so a second try proves nothing.
     fn sync(&self, segment: &Segment, new: bool) -> Result<(), LogError> {
+        // Planted: what was written counts as durable.
+        let entries = self.written.iter().any(|written| !written.moved);
+        if planted(if entries { Bug::LogNotSynced } else { Bug::VoteNotSynced }) {
+            return Ok(());
+        }
         self.shared.syncs.fetch_add(1, Ordering::Relaxed);
-        segment.file.sync_data().map_err(|error| {
+        let mut synced = segment.file.sync_data();
+        // Planted: the second try is believed.
+        if synced.is_err() && planted(Bug::FailedSyncTrusted) {
+            synced = segment.file.sync_data();
+        }
+        synced.map_err(|error| {
             self.shared
                 .poison(format!("syncing {}: {error}", segment.path.display()))
         })?;

@@ -6,6 +6,7 @@ use crate::api::{EngineError, WriteBatch, WriteSize};
 use crate::key::{self, RangeTombstone};
 use crate::memory::{family_zero, range_tombstone};
 use tidemark_base::{CellRef, FamilyId, Scope, TombstoneRef};
+use tidemark_runtime::planted::{Bug, planted};
 
 /// A batch before its commit.
 pub(super) struct RocksBatch<'a> {
@@ -88,6 +89,13 @@ impl WriteBatch for RocksBatch<'_> {
             cell.stamp,
             cell.value,
         );
+        // Planted: of two values of one time, the one that comes last stays.
+        if planted(Bug::TieByArrival) {
+            let facts = self.engine.facts_cf(self.engine.layer_of(cell.family));
+            for (from, below) in key::ties(&key) {
+                self.batch.delete_range_cf(facts, from, below);
+            }
+        }
         let mut value = std::mem::take(&mut self.value);
         value.clear();
         value.push(key::VALUE_LIVE);

@@ -1,12 +1,11 @@
 //! The interface, point by point, on both engines.
 
-use crate::world::{self, LATEST_NOW, NOW, World, cell, family, stamp, tombstone};
+use crate::world::{self, LATEST_NOW, NOW, World, cell, family, read_engine, stamp, tombstone, write_engine};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tidemark_base::fact::{Fact, OwnedScope};
 use tidemark_base::read::{QualifierFilter, ReadFilter};
 use tidemark_base::{CellRef, FamilyId, ReadSpec, RowRange, Stamp, VersionRange, limits};
-use tidemark_engine::oracle::{read_engine, write_engine};
 use tidemark_engine::{Engine, EngineError, GarbageCut};
 
 fn values(engine: &dyn Engine) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! What only files can show: crashes at any moment, damaged bytes, checkpoints, compression.
 
-use crate::world::{self, NOW, World, cell, family, open, stamp, tombstone};
+use crate::world::{self, NOW, World, cell, family, open, read_engine, stamp, tombstone, write_engine};
 use bytes::Bytes;
 use std::fs;
 use std::io::BufRead;
@@ -11,7 +11,6 @@ use std::sync::Arc;
 use tidemark_base::fact::{Fact, OwnedScope};
 use tidemark_base::schema::Compression;
 use tidemark_base::{CellRef, ReadSpec, RowRange, VersionRange};
-use tidemark_engine::oracle::{read_engine, write_engine};
 use tidemark_engine::{
     Engine, EngineError, GarbageCut, MemoryEngine, RangeDigest, RocksEngine, RocksSettings, RocksShared, rocks,
 };

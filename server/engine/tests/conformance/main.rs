@@ -6,6 +6,7 @@
 //! contract   the interface, point by point
 //! reads      every filter, order and limit against the oracle, on generated facts
 //! neutral    O1, O2, O15: schedules of writes, flushes, compactions, garbage collections, restarts, schema changes
+//! ties       stamps that differ in their region alone
 //! disk       RocksDB only: crash at the flushed cut, damaged files, compression
 //! ```
 
@@ -15,4 +16,5 @@ mod contract;
 mod disk;
 mod neutral;
 mod reads;
+mod ties;
 mod world;

@@ -1,10 +1,10 @@
 //! Every read against the oracle, on generated facts and generated specs.
 
-use crate::world::{self, NOW, World, any_fact, family};
+use crate::world::{self, NOW, World, any_fact, family, read_engine, write_engine};
 use proptest::prelude::*;
 use tidemark_base::read::{CompareOp, QualifierFilter, ReadFilter, ReadSpec, ValueFilter};
 use tidemark_base::{RowRange, VersionRange};
-use tidemark_engine::oracle::{Oracle, read_engine, write_engine};
+use tidemark_oracle::Oracle;
 
 fn any_row() -> impl Strategy<Value = &'static str> {
     prop_oneof![Just(""), Just("a"), Just("a\0"), Just("ab"), Just("b"), Just("c")]

@@ -1,12 +1,16 @@
 //! An engine of either kind, and facts to put into it.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use std::sync::{Arc, OnceLock};
 use tempfile::TempDir;
 use tidemark_base::fact::{Fact, OwnedScope};
 use tidemark_base::schema::Compression;
-use tidemark_base::{FamilyId, FamilySettings, RegionId, Stamp, TableSchema, VersionRange};
+use tidemark_base::{
+    CellRef, FamilyId, FamilySettings, ReadSpec, RegionId, RowRange, Stamp, TableSchema, TombstoneRef, VersionRange,
+};
 use tidemark_engine::{Engine, EngineError, MemoryEngine, RocksEngine, RocksSettings, RocksShared};
+use tidemark_oracle::VisibleCell;
 use tidemark_runtime::ManualClock;
 
 /// What reads take for now: 5 s after 1970.
@@ -208,4 +212,71 @@ pub fn any_fact_of_one_column() -> impl Strategy<Value = Fact> {
     };
     let tombstones = (versions, 0u64..40).prop_map(move |(v, n)| tombstone("a", column.clone(), v, n));
     prop_oneof![5 => cells, 1 => tombstones]
+}
+
+/// What an engine's read returns, in the oracle's form, and checks its marks of row starts.
+pub fn read_engine(engine: &dyn Engine, spec: &ReadSpec, now_micros: i64) -> Result<Vec<VisibleCell>, EngineError> {
+    let mut cursor = engine.read(spec, now_micros)?;
+    let mut out: Vec<VisibleCell> = Vec::new();
+    while cursor.advance()? {
+        let cell = cursor.cell();
+        let starts = out.last().is_none_or(|last| last.row != cell.row);
+        assert_eq!(cursor.is_row_start(), starts, "row start of {cell:?}");
+        out.push(VisibleCell {
+            row: Bytes::copy_from_slice(cell.row),
+            family: cell.family,
+            qualifier: Bytes::copy_from_slice(cell.qualifier),
+            version: cell.version,
+            stamp: cell.stamp,
+            value: Bytes::copy_from_slice(cell.value),
+        });
+    }
+    Ok(out)
+}
+
+/// Adds facts to an engine, in one atomic write.
+pub fn write_engine<'a>(engine: &dyn Engine, facts: impl IntoIterator<Item = &'a Fact>) -> Result<(), EngineError> {
+    let mut batch = engine.write_batch();
+    for fact in facts {
+        match fact {
+            Fact::Cell {
+                row,
+                family,
+                qualifier,
+                version,
+                stamp,
+                value,
+            } => batch.put_cell(CellRef {
+                row,
+                family: *family,
+                qualifier,
+                version: *version,
+                stamp: *stamp,
+                value,
+            }),
+            Fact::Tombstone {
+                row,
+                scope,
+                versions,
+                stamp,
+            } => batch.put_tombstone(TombstoneRef {
+                row,
+                scope: scope.borrow(),
+                versions: *versions,
+                stamp: *stamp,
+            }),
+        }
+    }
+    batch.commit()
+}
+
+/// The engine's digest of everything, in the oracle's form.
+pub fn digest(engine: &dyn Engine) -> tidemark_oracle::Digest {
+    let digest = engine.digest(&RowRange::all(), NOW).unwrap();
+    tidemark_oracle::Digest {
+        rows: digest.rows,
+        cells: digest.cells,
+        content_hash: digest.content_hash,
+        stamps_hash: digest.stamps_hash,
+    }
 }

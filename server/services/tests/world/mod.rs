@@ -15,6 +15,7 @@ use std::time::Duration;
 use tidemark_base::{Error, NodeId, RegionId, Result, TableSchema, TabletId};
 use tidemark_catalog::{Catalog, CatalogOptions, Command, Leaders};
 use tidemark_consensus::{ConsensusSettings, Host, HostOptions, MemoryLog, Role};
+use tidemark_proto::Dialer;
 use tidemark_proto::v1::cluster_client::ClusterClient;
 use tidemark_proto::v1::data_client::DataClient;
 use tidemark_proto::v1::replication_client::ReplicationClient;
@@ -135,7 +136,7 @@ impl Node {
             version: "test".into(),
             incarnation: format!("life of {id}"),
         };
-        let peers = PeerClients::new(identity.clone(), seeds.clone());
+        let peers = PeerClients::new(identity.clone(), seeds.clone(), Dialer::system());
         let host = open_host(id, dir.path(), peers.clone()).await;
         let catalog = Catalog::start(CatalogOptions {
             host: host.clone(),
@@ -162,7 +163,7 @@ impl Node {
         let replicator = Replicator::start(ReplicatorOptions {
             catalog: catalog.clone(),
             tablets: tablets.clone(),
-            peers: RegionClients::new(identity.clone()),
+            peers: RegionClients::new(identity.clone(), Dialer::system()),
             clock: clock.clone(),
             entropy: entropy.fork(),
             tasks: tasks.clone(),

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tidemark_base::codec::{Malformed, Reader};
 use tidemark_base::{Error, ErrorKind, RegionId, TableSchema};
 use tidemark_consensus::StateMachineFault;
+use tidemark_runtime::planted::{Bug, planted};
 
 pub(crate) const KIND: u8 = 7;
 
@@ -87,12 +88,13 @@ fn closed_after(step: &Step<'_>, seq: u64) -> Result<Option<u64>, StateMachineFa
 /// Forgets the records that every peer has. A peer that never acknowledged holds everything.
 pub(crate) fn trim(step: &mut Step<'_>, schema: &TableSchema) {
     let acks = &step.state.acks;
-    let needed = schema
-        .peers
-        .iter()
-        .map(|p| acks.get(p).map_or(0, |a| a.seq) + 1)
-        .min()
-        .unwrap_or(step.state.marks.feed_next);
+    let each = schema.peers.iter().map(|p| acks.get(p).map_or(0, |a| a.seq) + 1);
+    // Planted: what one peer has, all have.
+    let needed = match planted(Bug::FeedTrimmedByFastest) {
+        true => each.max(),
+        false => each.min(),
+    };
+    let needed = needed.unwrap_or(step.state.marks.feed_next);
     if needed > step.state.marks.feed_first {
         step.state.marks.feed_first = needed;
         step.batch().trim_feed(needed);

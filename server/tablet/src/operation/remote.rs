@@ -19,6 +19,8 @@ use std::time::Duration;
 use tidemark_base::codec::{Malformed, Reader};
 use tidemark_base::{Error, TableSchema};
 use tidemark_consensus::StateMachineFault;
+use tidemark_runtime::planted::{Bug, planted};
+use tidemark_runtime::{Mark, mark};
 
 pub(crate) const KIND: u8 = 4;
 
@@ -56,7 +58,10 @@ pub(crate) fn apply(command: Remote, step: &mut Step<'_>) -> Result<Bytes, State
     } = command;
     let schema = match step.schema().and_then(|s| linked(&s, &batch).map(|()| s)) {
         Ok(schema) => schema,
-        Err(error) => return Ok(response::failed(&error)),
+        Err(error) => {
+            crate::planted::keep_position(step, &batch);
+            return Ok(response::failed(&error));
+        }
     };
     let stream = batch.stream;
     let before = step.state.cursors.get(&stream).cloned();
@@ -74,15 +79,23 @@ pub(crate) fn apply(command: Remote, step: &mut Step<'_>) -> Result<Bytes, State
         closed_hlc: batch.closed_hlc,
     });
     if let Err(error) = check_bounds(step, &cursor, &waiting, quarantine_bytes_max) {
+        crate::planted::keep_position(step, &batch);
         return Ok(response::failed(&error));
     }
     let mut rows = 0;
     for part in batch.parts.iter().filter(|part| !before.has(part.seq)) {
         rows += apply_part(step, &schema, part);
+        // Planted: what the peer itself has written goes into our feed, and so back to it.
+        if planted(Bug::OriginShippedBack) && part.first.region == stream.region {
+            let offsets = (!part.offsets.is_empty()).then_some(&part.offsets[..]);
+            step.feed_rows(part.first, offsets, &part.batch);
+        }
     }
     // A quarantined row moves the clock too: whoever reads of it must write after it (R7).
     let marks = &mut step.state.marks;
-    marks.hlc_max = marks.hlc_max.max(batch.greatest_hlc());
+    if !planted(Bug::HlcNotMerged) {
+        marks.hlc_max = marks.hlc_max.max(batch.greatest_hlc());
+    }
     for (seq, entry, value) in waiting {
         step.state.pins.put(stream, seq, &entry, value.len());
         step.batch().put_state(&quarantine::key(stream, seq), &value);
@@ -140,6 +153,7 @@ fn to_quarantine(schema: &TableSchema, batch: &RemoteBatch, before: &Cursor) -> 
     let mut out = Vec::new();
     for part in batch.parts.iter().filter(|part| !before.has(part.seq)) {
         if let Some(entry) = unknown_rows(schema, part) {
+            mark(Mark::QuarantineUsed);
             let value = entry.encode();
             out.push((part.seq, entry, value));
         }

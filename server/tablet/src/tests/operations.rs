@@ -48,6 +48,35 @@ fn a_write_gives_each_row_its_stamp_and_feeds_the_clients_bytes() {
     assert_eq!(feed_of(&replica), expected);
 }
 
+/// O12: a record is the least that is shipped, so no row mutation may be spread over two.
+#[test]
+fn a_row_mutation_stands_whole_in_one_feed_record() {
+    let mut replica = Replica::with(&[THERE], &["f"]);
+    for step in 1..=3 {
+        let mut builder = BatchBuilder::new();
+        for row in [b"a", b"b"] {
+            builder.begin_row(row).unwrap();
+            for qualifier in [b"p", b"q", b"r", b"s"] {
+                builder.put(family("f"), qualifier, NOW, b"v").unwrap();
+            }
+            builder.end_row().unwrap();
+        }
+        replica.write(step, builder.finish().unwrap());
+    }
+    let feed = feed_of(&replica);
+    assert_eq!(feed.len(), 3, "a record for each batch");
+    for entry in feed {
+        let FeedEntry::Write { batch, .. } = entry else {
+            panic!("only rows were written: {entry:?}");
+        };
+        let cells = batch.rows().map(|row| match row {
+            tidemark_base::RowRef::Mutation { mutations, .. } => mutations.count(),
+            tidemark_base::RowRef::RangeDelete { .. } => 0,
+        });
+        assert_eq!(cells.collect::<Vec<_>>(), [4, 4], "a part of a row mutation");
+    }
+}
+
 #[test]
 fn a_table_without_peers_has_no_feed() {
     let mut replica = Replica::with(&[], &["f"]);

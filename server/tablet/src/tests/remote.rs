@@ -62,6 +62,22 @@ fn duplicates_and_gaps_move_only_what_they_should() {
     assert_eq!(replica.state.publish(0).streams[&STREAM], shown);
 }
 
+/// Messages overtake each other, so a delete may come before what it deletes (R4, R15).
+#[test]
+fn a_delete_hides_an_older_put_that_comes_behind_it() {
+    let mut replica = Replica::with(&[THERE], &["f"]);
+    let mut builder = BatchBuilder::new();
+    builder.begin_row(b"a").unwrap();
+    builder.delete(tidemark_base::Scope::Row, VersionRange::ALL).unwrap();
+    builder.end_row().unwrap();
+    take(&mut replica, &message(2, builder.finish().unwrap())).unwrap();
+    take(&mut replica, &message(1, puts(&[("a", "f", "deleted"), ("b", "f", "kept")]))).unwrap();
+    assert_eq!(replica.value("a", "f"), None, "a put came back that a newer delete covers");
+    take(&mut replica, &message(3, puts(&[("a", "f", "newer")]))).unwrap();
+    assert_eq!(replica.value("a", "f").as_deref(), Some("newer"));
+    assert_eq!(replica.value("b", "f").as_deref(), Some("kept"));
+}
+
 #[test]
 fn a_window_too_wide_is_refused_and_takes_nothing() {
     let mut replica = Replica::with(&[THERE], &["f"]);

@@ -1,0 +1,13 @@
+//! The checkers, one property each.
+
+pub mod acknowledged;
+pub mod atomic;
+pub mod causality;
+pub mod converged;
+pub mod crossed;
+pub mod linearizable;
+pub mod liveness;
+pub mod logs;
+pub mod readable;
+pub mod vacuity;
+pub mod watermark;

@@ -1,0 +1,140 @@
+//! Processes that end or stand still.
+
+use super::{Done, Ground, NOTICED_MAX};
+use crate::arena::{At, Server};
+use crate::plan::{NODES, REGIONS, Target};
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+
+/// A pause from this many tenths of an election time-out on makes another leader.
+const ELECTS_TENTHS: u32 = 20;
+
+/// kill -9, and a start after a while. Of a leader: how long its tablets were not served.
+pub(super) async fn kill(ground: &Ground<'_>, target: Target, down: Duration) -> Result<Done> {
+    let at = ground.watch.who(target)?;
+    let mut server = ground.arena.lock(at).await;
+    let before = ground.watch.leaders(at.region);
+    let from = ground.seen.now();
+    let old = server.process.pid().context("it runs")?;
+    server.process.kill()?;
+    let gone = !alive(old);
+    sleep(down).await;
+    let led = before.values().any(|l| l.node == at.node);
+    let moved = if led {
+        // Before the node comes back, so that it is not simply elected again.
+        ground.watch.successor(at, &before, NOTICED_MAX).await
+    } else {
+        None
+    };
+    server.process.start()?;
+    let ready = ground.arena.wait_ready(at, &mut server).await?;
+    let new = server.process.pid().context("it runs again")?;
+    let gap = led.then(|| ground.seen.longest_gap(at.region, from, ground.seen.now()));
+    let restarted = format!("process {old} gone, {new} ready after {} ms", ready.as_millis());
+    let effect = match (gone, led, moved) {
+        (true, false, _) => Some(restarted),
+        (true, true, Some(moved)) => Some(format!("{restarted}; {moved}")),
+        _ => None,
+    };
+    Ok(Done {
+        gap,
+        ..Done::to(at, effect)
+    })
+}
+
+/// SIGSTOP and SIGCONT.
+pub(super) async fn pause(ground: &Ground<'_>, target: Target, tenths: u32, stopped: Duration) -> Result<Done> {
+    let at = ground.watch.who(target)?;
+    let server = ground.arena.lock(at).await;
+    let before = ground.watch.leaders(at.region);
+    let from = ground.seen.now();
+    let pid = server.process.pid().context("it runs")?;
+    server.process.signal(Signal::STOP)?;
+    let stood = super::noticed(NOTICED_MAX, || (state(pid) == Some('T')).then_some(())).await.is_some();
+    sleep(stopped).await;
+    let led = before.values().any(|l| l.node == at.node);
+    let moved = ground.watch.succeeded(at, &before);
+    server.process.signal(Signal::CONT)?;
+    drop(server);
+    let gap = led.then(|| ground.seen.longest_gap(at.region, from, ground.seen.now()));
+    let stood_for = format!("state T for {} ms", stopped.as_millis());
+    let effect = match (stood, led && tenths >= ELECTS_TENTHS, moved) {
+        (true, true, Some(moved)) => Some(format!("{stood_for}; {moved}")),
+        (true, false, moved) => super::joined([Some(stood_for), moved]),
+        _ => None,
+    };
+    Ok(Done {
+        gap,
+        ..Done::to(at, effect)
+    })
+}
+
+/// kill -9 of a whole region. The gap is that of clients who may go to the other region.
+pub(super) async fn kill_region(ground: &Ground<'_>, region: usize, down: Duration) -> Result<Done> {
+    let mut servers = Vec::new();
+    for node in 1..=NODES {
+        servers.push((At { region, node }, ground.arena.lock(At { region, node }).await));
+    }
+    let from = ground.seen.now();
+    for (_, server) in &servers {
+        server.process.signal(Signal::KILL)?;
+    }
+    for (_, server) in &mut servers {
+        server.process.kill()?;
+    }
+    let other = 1 - region;
+    let before = ground.seen.acknowledged_by(other);
+    let own = ground.seen.acknowledged_by(region);
+    sleep(down).await;
+    // The other region must have taken the roaming clients' writes before this one is back.
+    let since = Instant::now();
+    let took_over = super::noticed(NOTICED_MAX, || ground.seen.roamed_to(other, from)).await;
+    let meanwhile = ground.seen.acknowledged_by(other) - before;
+    let own_meanwhile = ground.seen.acknowledged_by(region) - own;
+    let (mut pids, mut ready) = (Vec::new(), Duration::ZERO);
+    for (_, server) in &mut servers {
+        server.process.start()?;
+        pids.extend(server.process.pid());
+    }
+    for (at, server) in &mut servers {
+        ready = ready.max(ground.arena.wait_ready(*at, server).await?);
+    }
+    let effect = took_over.map(|rto| {
+        format!(
+            "{} acknowledged {meanwhile} writes meanwhile, {own_meanwhile} more answers came of {}; clients moved after {} \
+             ms; ready {} ms after its start",
+            REGIONS[other],
+            REGIONS[region],
+            rto.as_millis(),
+            ready.as_millis()
+        )
+    });
+    let _ = since;
+    Ok(Done {
+        whom: REGIONS[region].to_owned(),
+        effect,
+        gap: took_over,
+    })
+}
+
+/// Kills every server of the list at one moment, so that none notices the others' end.
+pub(super) fn kill_together(servers: &mut [(At, tokio::sync::OwnedMutexGuard<Server>)]) -> Result<()> {
+    for (_, server) in servers.iter() {
+        server.process.signal(Signal::KILL)?;
+    }
+    servers.iter_mut().try_for_each(|(_, server)| server.process.kill())
+}
+
+/// True while a process of that number exists.
+fn alive(pid: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// The state of a process as the kernel shows it; `T` = stopped.
+fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may contain anything.
+    stat.rsplit_once(") ")?.1.chars().next()
+}
