@@ -86,7 +86,7 @@ fn help_begins_with_examples_and_names_every_command() {
 
 #[test]
 fn usage_errors_are_found_before_a_server_is_asked() {
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 16] = [
         (&["bogus"], "bogus"),
         (&["table", "create", "t"], "--family"),
         (&["table", "create", "t", "--family", "m:ttl=30"], "not a duration"),
@@ -110,6 +110,22 @@ fn usage_errors_are_found_before_a_server_is_asked() {
         ),
         (&["table", "alter", "t"], "nothing to change"),
         (&["table", "drop", "t"], "--yes"),
+        (
+            &["replication", "quarantine", "discard", "t", "--peer", "west", "--all"],
+            "--accept-loss",
+        ),
+        (
+            &[
+                "replication",
+                "quarantine",
+                "discard",
+                "t",
+                "--peer",
+                "west",
+                "--accept-loss",
+            ],
+            "--entry",
+        ),
         (&["put", "t", "r", "temperature=1"], "FAMILY:QUALIFIER=VALUE"),
         (&["put", "t", "r", "m:q=\\q"], "backslash"),
         (&["scan", "t", "--since", "yesterday"], "not a time"),

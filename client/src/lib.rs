@@ -60,8 +60,8 @@ pub mod table;
 pub mod writer;
 
 pub use admin::{
-    Admin, ClusterStatus, Compression, DisableOutcome, EnableOutcome, Family, LinkStatus, NodeStatus, Peer,
-    StreamStatus, TableChange, TableInfo, TableSpec, TabletStatus,
+    Admin, ClusterStatus, Compression, DisableOutcome, Discarded, EnableOutcome, Family, LinkStatus, NodeStatus, Peer,
+    Quarantine, QuarantineEntry, StreamStatus, TableChange, TableInfo, TableSpec, TabletStatus,
 };
 pub use client::Client;
 pub use error::{ClientError, Result};

@@ -14,6 +14,7 @@ mod import_state;
 pub(crate) mod increment;
 pub(crate) mod peer;
 pub(crate) mod put;
+mod quarantine;
 pub(crate) mod replication;
 pub(crate) mod scan;
 pub(crate) mod table;

@@ -19,7 +19,6 @@ use bytes::Bytes;
 use openraft::impls::{BoxedErrorSource, InlineBatch, leader_id_adv};
 use openraft::vote::RaftLeaderId;
 use openraft::{EmptyNode, EntryPayload, OptionalSend, RaftTypeConfig};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tidemark_base::NodeId;
@@ -74,19 +73,6 @@ impl fmt::Debug for OpaqueBytes {
 impl fmt::Display for OpaqueBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.0.len())
-    }
-}
-
-// openraft's `serde` feature asks for these; our wires and files do not use them.
-impl Serialize for OpaqueBytes {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for OpaqueBytes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Vec::<u8>::deserialize(deserializer).map(|bytes| OpaqueBytes(bytes.into()))
     }
 }
 

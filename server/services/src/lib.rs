@@ -21,7 +21,7 @@
 //! | [`forward`] | any node answers any request |
 //! | [`split`] | rows of a request to tablets, pure |
 //! | [`data`] | the data service; its methods in [`write`], [`write_stream`], [`read`], [`scan`], [`single_row`], [`digest`] |
-//! | [`tables`], [`replication`], [`cluster`] | administration |
+//! | [`tables`], [`replication`], [`quarantine`], [`cluster`] | administration |
 //! | [`peer`], [`peer_client`] | node to node, both sides |
 //! | [`region`], [`region_client`] | region to region, both sides |
 //! | [`channel`] | connections and their settings |
@@ -41,6 +41,7 @@ pub mod errors;
 pub mod forward;
 pub mod peer;
 pub mod peer_client;
+pub mod quarantine;
 pub mod read;
 pub mod region;
 pub mod region_client;

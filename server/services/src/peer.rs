@@ -3,8 +3,10 @@
 
 use crate::call::{ADMIN_LIMIT, answer};
 use crate::context::ServiceContext;
+use crate::convert::region_id;
 use crate::errors::Failure;
 use crate::forward::{hint, not_leader};
+use crate::quarantine;
 use tidemark_base::{Error, ErrorKind, GroupId, NodeId, TableSchema, TabletId};
 use tidemark_consensus::{HandleError, MessageKind, RaftMessage};
 use tidemark_proto::internal::{self as wire, peer_server::Peer};
@@ -168,6 +170,46 @@ impl Peer for PeerService {
             },
         )
         .await
+    }
+
+    async fn quarantine(&self, request: Request<wire::QuarantineRequest>) -> Answered<wire::QuarantineResponse> {
+        let (metadata, _, message) = request.into_parts();
+        let work = |_| async move {
+            self.check(message.hello)?;
+            let tablet = TabletId(message.tablet);
+            let here = self
+                .context
+                .tablets
+                .get(tablet)
+                .ok_or_else(|| not_leader(&self.context, tablet))?;
+            let region = match message.region {
+                0 => None,
+                region => Some(region_id(region)?),
+            };
+            let page = here.quarantine(region, message.limit as usize).await?;
+            Ok(quarantine::wire_page(page))
+        };
+        answer(&self.context, "Peer.Quarantine", &metadata, ADMIN_LIMIT, work).await
+    }
+
+    async fn discard_quarantine(
+        &self,
+        request: Request<wire::DiscardQuarantineRequest>,
+    ) -> Answered<wire::DiscardQuarantineResponse> {
+        let (metadata, _, message) = request.into_parts();
+        let work = |_| async move {
+            self.check(message.hello)?;
+            let tablet = self.led_here(message.tablet)?;
+            let places = message.places.into_iter().map(quarantine::place_from);
+            let places = places.collect::<tidemark_base::Result<Vec<_>>>()?;
+            let done = tablet.discard_quarantine(region_id(message.region)?, &places).await?;
+            Ok(wire::DiscardQuarantineResponse {
+                entries: done.entries,
+                rows: done.rows,
+                bytes: done.bytes,
+            })
+        };
+        answer(&self.context, "Peer.DiscardQuarantine", &metadata, ADMIN_LIMIT, work).await
     }
 }
 

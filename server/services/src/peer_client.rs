@@ -6,19 +6,21 @@
 use crate::channel::{CONNECT_LIMIT, MESSAGE_BYTES_MAX, channel};
 use crate::context::{LeadingGroup, NodeIdentity, Pong};
 use crate::errors::{DOMAIN, from_status, never_sent};
+use crate::quarantine;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tidemark_base::{Error, ErrorKind, GroupId, NodeId, Result, TableSchema, TabletId};
+use tidemark_base::{Error, ErrorKind, GroupId, NodeId, RegionId, Result, TableSchema, TabletId};
 use tidemark_catalog::{Catalog, CatalogForward, NODE_ID_USED, NodeRecord};
 use tidemark_consensus::{MessageKind, RaftMessage, Transport, TransportError};
 use tidemark_proto::Dialer;
 use tidemark_proto::internal::{self as wire, peer_client::PeerClient};
 use tidemark_proto::v1::data_client::DataClient;
 use tidemark_replication::NodeReport;
+use tidemark_tablet::{Discarded, QuarantinePage, StreamId};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
@@ -178,6 +180,48 @@ impl PeerClients {
         };
         let mut client = self.client(node, |channels| channels.bulk.clone())?;
         within(PROPOSE_LIMIT, client.set_schema(request)).await.map(|_| ())
+    }
+
+    /// What waits in the quarantine of a node's replica: of one region's streams, or of all.
+    pub async fn quarantine(
+        &self,
+        node: NodeId,
+        tablet: TabletId,
+        region: Option<RegionId>,
+        limit: usize,
+    ) -> Result<QuarantinePage> {
+        let request = wire::QuarantineRequest {
+            hello: self.hello(node),
+            tablet: tablet.0,
+            region: region.map_or(0, |region| u32::from(region.0)),
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        };
+        let mut client = self.client(node, |channels| channels.bulk.clone())?;
+        quarantine::page_from(within(REPORT_LIMIT, client.quarantine(request)).await?)
+    }
+
+    /// Gives up what waits in the quarantine of a tablet, at a node that should lead it. No place = all of that region.
+    pub async fn discard_quarantine(
+        &self,
+        node: NodeId,
+        tablet: TabletId,
+        region: RegionId,
+        places: &[(StreamId, u64)],
+    ) -> Result<Discarded> {
+        let places = places.iter().map(|(stream, seq)| quarantine::wire_place(*stream, *seq));
+        let request = wire::DiscardQuarantineRequest {
+            hello: self.hello(node),
+            tablet: tablet.0,
+            region: u32::from(region.0),
+            places: places.collect(),
+        };
+        let mut client = self.client(node, |channels| channels.bulk.clone())?;
+        let done = within(PROPOSE_LIMIT, client.discard_quarantine(request)).await?;
+        Ok(Discarded {
+            entries: done.entries,
+            rows: done.rows,
+            bytes: done.bytes,
+        })
     }
 
     fn hello(&self, to: NodeId) -> Option<wire::Hello> {

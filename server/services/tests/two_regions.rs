@@ -4,7 +4,7 @@
 
 mod world;
 
-use tidemark_base::{ErrorKind, RegionId};
+use tidemark_base::{ErrorKind, NodeId, RegionId, TabletId};
 use tidemark_proto::v1;
 use tidemark_services::errors::from_status;
 use world::request::*;
@@ -134,4 +134,91 @@ async fn a_peer_is_asked_for_its_number() {
     assert!(east.context.catalog.view().peers.is_empty());
     assert_eq!(add("west", &west.address).await, Ok(2));
     assert_eq!(east.context.catalog.view().peers["west"].region, RegionId(2));
+}
+
+/// Whatever node is asked, and whoever leads the tablets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_wait_are_shown_and_given_up_through_any_node() {
+    let east_world = World::start_region("east", RegionId(1), 1).await;
+    let west_world = World::start_region("west", RegionId(2), 3).await;
+    let (east, west) = (&east_world.nodes[0], &west_world.nodes[0]);
+    east.tables().create_table(create("t", &["m"])).await.unwrap();
+    add_peer(east, "west", 2, west).await;
+    add_peer(west, "east", 1, east).await;
+    let link = |table: &str| v1::EnableReplicationRequest {
+        table: table.into(),
+        peer: "west".into(),
+    };
+    east.replication().enable_replication(link("t")).await.unwrap();
+    let add = v1::AlterTableRequest {
+        name: "t".into(),
+        add_families: vec![family("late")],
+        ..v1::AlterTableRequest::default()
+    };
+    east.tables().alter_table(add).await.unwrap();
+    let rows = vec![put("a", "late", "q", 1, "x"), put("z", "late", "q", 1, "y")];
+    east.data().write(write("t", rows)).await.unwrap();
+
+    let list = async |node: &Node| {
+        let request = v1::ListQuarantineRequest {
+            table: "t".into(),
+            ..v1::ListQuarantineRequest::default()
+        };
+        let answer = node.replication().list_quarantine(request).await.unwrap().into_inner();
+        answer.entries
+    };
+    let both = async {
+        loop {
+            let entries = list(west).await;
+            if entries.iter().map(|entry| entry.rows).sum::<u64>() == 2 {
+                return entries;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let entries = tokio::time::timeout(DEADLINE, both).await.expect("both rows wait");
+    assert_eq!(entries.len(), 2, "one in each tablet: {entries:?}");
+    let mut samples: Vec<_> = entries.iter().flat_map(|entry| entry.sample_rows.clone()).collect();
+    samples.sort();
+    assert_eq!(samples, ["a", "z"]);
+    for entry in &entries {
+        assert!(entry.cause.contains("FAMILY_UNKNOWN") && entry.action.contains("tidemark table alter t"));
+        assert_eq!((entry.peer.as_str(), entry.id.split(':').count()), ("east", 4));
+        // What a node without a replica would be told.
+        let tablet = TabletId(entry.tablet);
+        let page = west.context.peers.quarantine(NodeId(2), tablet, Some(RegionId(1)), 10);
+        assert_eq!(page.await.unwrap().entries.len(), 1);
+    }
+
+    let discard = async |node: &Node, ids: &[&str], accept_loss: bool| {
+        let request = v1::DiscardQuarantineRequest {
+            table: "t".into(),
+            peer: "east".into(),
+            ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+            accept_loss,
+        };
+        let answer = node.replication().discard_quarantine(request).await;
+        answer
+            .map(|done| (done.get_ref().entries, done.get_ref().rows))
+            .map_err(|status| from_status(&status).error.reason().to_owned())
+    };
+    assert_eq!(discard(west, &[], false).await, Err("LOSS_NOT_ACCEPTED".to_owned()));
+    assert_eq!(discard(west, &["1:1:1:1"], true).await, Err("ENTRY_INVALID".to_owned()));
+    assert_eq!(list(west).await.len(), 2, "refusals discard nothing");
+    assert_eq!(discard(west, &[&entries[0].id], true).await, Ok((1, 1)));
+    assert_eq!(
+        discard(&west_world.nodes[1], &[], true).await,
+        Ok((1, 1)),
+        "all that is left"
+    );
+    assert_eq!(discard(&west_world.nodes[2], &[], true).await, Ok((0, 0)));
+    // Replicas that follow are a moment behind.
+    let gone = async {
+        while !list(west).await.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone)
+        .await
+        .expect("nothing waits any more");
 }

@@ -6,7 +6,7 @@
 use crate::apply::{epoch_fenced, family_unknown};
 use crate::descriptor::TabletDescriptor;
 use crate::operation::read_modify_write::{RULES_MAX, RmwRule};
-use crate::quarantine::unknown_family;
+use crate::quarantine::family_not_living;
 use crate::response::Failures;
 use std::time::Duration;
 use tidemark_base::normalize::normalize;
@@ -176,7 +176,7 @@ impl Gate<'_> {
                 }
             }
         }
-        match unknown_family(self.schema, row) {
+        match family_not_living(self.schema, row) {
             Some(family) => Err(family_unknown(family).object(format!("table {}", self.descriptor.table_name))),
             None => Ok(()),
         }

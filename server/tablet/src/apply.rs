@@ -10,6 +10,7 @@
 //! continues exactly.
 
 use crate::feed::{at_offset, encode_close, encode_write};
+use crate::quarantine::family_of;
 use crate::state::{KEY_APPLIED, KEY_MARKS, State, fault};
 use crate::tokens::{self, Remembered, Token, TokenTerms};
 use bytes::Bytes;
@@ -132,15 +133,16 @@ impl<'a> Step<'a> {
         seq
     }
 
-    /// Writes the facts of one row that was written here.
+    /// Writes the facts of one row that was written here. All its families live: the verb has checked.
     pub(crate) fn put_local_row(&mut self, row: &RowRef<'_>, stamp: Stamp) {
-        put_row(&mut *self.batch, row, stamp);
+        put_row(&mut *self.batch, row, stamp, &[]);
         let marks = &mut self.state.marks;
         marks.facts += 1;
         marks.last_stamp = marks.last_stamp.max(stamp);
     }
 
-    /// Writes the facts of one row of a peer, cut to this tablet's range; false if nothing of it lies here.
+    /// Writes the facts of one row of a peer, cut to this tablet's range; false if nothing of it lies here. What it says of
+    /// families that were dropped here is dead and left out; a row of nothing else counts as applied all the same.
     pub(crate) fn put_remote_row(&mut self, row: &RowRef<'_>, stamp: Stamp) -> bool {
         // Planted: there is nothing to delete, so there is nothing to do.
         if planted(Bug::DeleteOvertakesPut) && self.batch.size().facts == 0 {
@@ -149,9 +151,11 @@ impl<'a> Step<'a> {
                 return true;
             }
         }
+        let schema = self.state.schema.clone();
+        let dead = schema.as_ref().map_or(&[][..], |schema| &schema.dropped[..]);
         match row {
             RowRef::Mutation { row: key, .. } if !self.state.range.contains(key) => return false,
-            RowRef::Mutation { .. } => put_row(&mut *self.batch, row, stamp),
+            RowRef::Mutation { .. } => put_row(&mut *self.batch, row, stamp, dead),
             RowRef::RangeDelete { start, end, versions } => {
                 let range = RowRange {
                     start: Bytes::copy_from_slice(start),
@@ -166,7 +170,7 @@ impl<'a> Step<'a> {
                     end: cut.end.as_deref(),
                     versions: *versions,
                 };
-                put_row(&mut *self.batch, &clipped, stamp);
+                put_row(&mut *self.batch, &clipped, stamp, dead);
             }
         }
         let marks = &mut self.state.marks;
@@ -260,11 +264,15 @@ pub(crate) fn evaluation_micros(stamp: Stamp) -> i64 {
         .saturating_mul(1_000)
 }
 
-/// Writes the facts of one row in normal form (R5): one stamp for all of them.
-fn put_row(out: &mut dyn WriteBatch, row: &RowRef<'_>, stamp: Stamp) {
+/// Writes the facts of one row in normal form (R5): one stamp for all of them. `dead` are families of which nothing is
+/// kept, ascending.
+fn put_row(out: &mut dyn WriteBatch, row: &RowRef<'_>, stamp: Stamp, dead: &[FamilyId]) {
     match row {
         RowRef::Mutation { row, mutations } => {
             for mutation in mutations.clone() {
+                if !dead.is_empty() && family_of(mutation.clone()).is_some_and(|f| dead.binary_search(&f).is_ok()) {
+                    continue;
+                }
                 match mutation {
                     MutationRef::Put {
                         family,

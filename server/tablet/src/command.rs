@@ -3,14 +3,14 @@
 //! ```text
 //! command := kind u8 | body
 //!            1 write · 2 check and mutate · 3 read, modify, write · 4 remote · 5 set schema · 6 close
-//!            7 acknowledge feed · 8 drain
+//!            7 acknowledge feed · 8 drain · 9 discard
 //! ```
 //! Kinds never change their meaning. A command that does not decode is corruption of the log and stops the replica; it is
 //! never skipped, because a replica that skips what another applies has lost the race to be the same.
 
 use crate::apply::Step;
 use crate::operation::{
-    acknowledge_feed, check_and_mutate, close, drain, read_modify_write, remote, set_schema, write,
+    acknowledge_feed, check_and_mutate, close, discard, drain, read_modify_write, remote, set_schema, write,
 };
 use crate::state::fault;
 use bytes::Bytes;
@@ -28,6 +28,7 @@ pub(crate) enum Command {
     Close(close::Close),
     AcknowledgeFeed(acknowledge_feed::AcknowledgeFeed),
     Drain(drain::Drain),
+    Discard(discard::Discard),
 }
 
 impl Command {
@@ -44,6 +45,7 @@ impl Command {
             close::KIND => Command::Close(close::decode(&mut r)?),
             acknowledge_feed::KIND => Command::AcknowledgeFeed(acknowledge_feed::decode(&mut r)?),
             drain::KIND => Command::Drain(drain::decode(&mut r)?),
+            discard::KIND => Command::Discard(discard::decode(&mut r)?),
             _ => return Err(Malformed("unknown kind of command")),
         };
         crate::codec::done(&r)?;
@@ -67,6 +69,7 @@ impl Command {
             Command::Close(command) => close::apply(command, step),
             Command::AcknowledgeFeed(command) => acknowledge_feed::apply(command, step),
             Command::Drain(command) => drain::apply(command, step),
+            Command::Discard(command) => discard::apply(command, step),
         }
     }
 }
@@ -78,7 +81,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_decoder_never_panics(kind in 0u8..10, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn the_decoder_never_panics(kind in 0u8..11, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut command = vec![kind];
             command.extend_from_slice(&bytes);
             let _ = Command::decode(&command.into());

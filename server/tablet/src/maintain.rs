@@ -74,14 +74,17 @@ impl Tablet {
             shared.flush()?;
             let engine = shared.engine();
             let now_micros = durable_log_micros(&*engine).unwrap_or(i64::MIN).min(wall);
-            shared.counters.garbage_collections.inc();
-            engine.collect_garbage(GarbageCut { stable, now_micros })
+            let report = engine.collect_garbage(GarbageCut { stable, now_micros })?;
+            if !report.skipped {
+                shared.counters.garbage_collections.inc();
+            }
+            Ok(report)
         };
         let descriptor = &self.shared().descriptor;
         match tidemark_runtime::spawn_blocking(collect).await {
             Ok(Ok(report)) => {
                 tracing::debug!(tablet = %descriptor, cells = report.cells_dropped,
-                    tombstones = report.tombstones_dropped, "garbage collected");
+                    tombstones = report.tombstones_dropped, skipped = report.skipped, "garbage collected");
             }
             Ok(Err(error)) => tracing::error!(tablet = %descriptor, %error, "garbage collection failed"),
             Err(error) => tracing::error!(tablet = %descriptor, %error, "garbage collection panicked"),

@@ -25,6 +25,8 @@ pub(super) struct RocksSource<'a> {
     layers: Vec<usize>,
     /// Which iterator holds the entry; none at the end or after an error.
     at: Option<usize>,
+    /// Bit `n`: iterator `n` has come to its end, without an error. Asking it for that each time would cost a call.
+    ended: u8,
     /// Only the iterator at the entry stands where it should: the source was moved backwards.
     alone: bool,
 }
@@ -41,6 +43,7 @@ impl<'a> RocksSource<'a> {
             iterators,
             layers,
             at: None,
+            ended: 0,
             alone: false,
         }
     }
@@ -49,6 +52,9 @@ impl<'a> RocksSource<'a> {
         self.at = None;
         let mut best: Option<&[u8]> = None;
         for (index, iterator) in self.iterators.iter().enumerate() {
+            if self.ended >> index & 1 == 1 {
+                continue;
+            }
             match iterator.key() {
                 Some(key) if best.is_none_or(|best| better(key, best)) => {
                     best = Some(key);
@@ -60,7 +66,7 @@ impl<'a> RocksSource<'a> {
                     self.at = None;
                     return;
                 }
-                None => {}
+                None => self.ended |= 1 << index,
             }
         }
     }
@@ -71,6 +77,7 @@ impl<'a> RocksSource<'a> {
     }
 
     fn select_greatest(&mut self) {
+        self.ended = 0;
         self.alone = self.iterators.len() > 1;
         self.select(|key, best| key > best);
     }
@@ -79,6 +86,7 @@ impl<'a> RocksSource<'a> {
 impl FactSource for RocksSource<'_> {
     fn seek(&mut self, key: &[u8]) {
         self.iterators.iter_mut().for_each(|iterator| iterator.seek(key));
+        self.ended = 0;
         self.select_least();
     }
 
@@ -102,18 +110,18 @@ impl FactSource for RocksSource<'_> {
             self.at = only.valid().then_some(0);
             return;
         }
-        let Some(key) = self.iterators[at].key().map(<[u8]>::to_vec) else {
-            self.at = None;
-            return;
-        };
-        for (index, iterator) in self.iterators.iter_mut().enumerate() {
-            if self.alone && index != at {
-                iterator.seek(&key);
-            }
-            if iterator.key() == Some(&key[..]) {
-                iterator.next();
+        if self.alone {
+            let key = self.iterators[at].key().map(<[u8]>::to_vec).unwrap_or_default();
+            self.ended = 0;
+            let others = self.iterators.iter_mut().enumerate().filter(|(index, _)| *index != at);
+            others.for_each(|(_, iterator)| iterator.seek(&key));
+        }
+        for index in (0..self.iterators.len()).filter(|index| *index != at) {
+            if self.iterators[index].key() == self.iterators[at].key() {
+                self.iterators[index].next();
             }
         }
+        self.iterators[at].next();
         self.select_least();
     }
 
@@ -131,7 +139,10 @@ impl FactSource for RocksSource<'_> {
     }
 
     fn misplaced(&self, family: tidemark_base::FamilyId) -> bool {
-        self.at
-            .is_some_and(|at| self.layers[at] != self.engine.layer_of(family))
+        let Some(at) = self.at else { return false };
+        // A second copy in another layer is shadowed, but takes its bytes until it is moved onto the first.
+        let key = self.iterators[at].key();
+        let copies = self.iterators.iter().filter(|iterator| iterator.key() == key).count();
+        copies > 1 || self.layers[at] != self.engine.layer_of(family)
     }
 }

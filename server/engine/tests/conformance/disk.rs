@@ -355,6 +355,7 @@ fn families_are_compressed_as_they_say_and_after_a_change_from_the_next_collecti
     assert!(none > RAW && none_then > RAW, "{all}");
     assert!(lz4 < RAW / 4 && lz4_then < RAW / 4, "{all}");
     assert!(zstd < lz4 && zstd_then < lz4_then, "{all}");
+    assert!(lz4_then < lz4 * 5 / 4, "nothing is left where it stood: {all}");
 }
 
 /// A schema or row range that a crash can still take away must not guide a compaction: what is replayed may need the

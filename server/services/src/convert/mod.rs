@@ -10,7 +10,7 @@ pub use filter::filter;
 pub use mutation::{Encoded, encode_row, mutations, rmw_rule};
 pub use table::{
     compression_code, compression_from_code, family_spec, family_specs, max_future_micros, node, peer, peer_record,
-    table, wire_family,
+    region_id, table, wire_family,
 };
 
 use bytes::Bytes;

@@ -10,7 +10,7 @@
 
 use crate::apply::{Step, epoch_fenced, evaluation_micros, family_unknown};
 use crate::codec::{get_batch, get_stamp, put_stamp};
-use crate::quarantine::unknown_family;
+use crate::quarantine::family_not_living;
 use crate::response;
 use crate::state::fault;
 use crate::tokens::TokenTerms;
@@ -119,7 +119,7 @@ fn decide(command: &CheckAndMutateCommand, step: &mut Step<'_>) -> Result<Result
         step.feed_close(command.stamp);
         return Ok(Ok(matched));
     };
-    if let Some(family) = batch.rows().find_map(|row| unknown_family(&schema, &row)) {
+    if let Some(family) = batch.rows().find_map(|row| family_not_living(&schema, &row)) {
         return Ok(Err(family_unknown(family)));
     }
     for row in batch.rows() {

@@ -1,4 +1,4 @@
-//! Drain: rows leave the quarantine once their families are known, in steps; and expired tokens are forgotten where no
+//! Drain: rows leave the quarantine once their families are known (they live, or were dropped), in steps; and expired tokens are forgotten where no
 //! command with a token comes by.
 //!
 //! ```text
@@ -89,7 +89,7 @@ fn drain_from(step: &mut Step<'_>, from: &[u8]) -> Result<(), StateMachineFault>
     Ok(())
 }
 
-/// Applies the rows of an entry whose families are known now; what is left of it stays.
+/// Applies the rows of an entry whose families are all known now, living or dropped; what is left of it stays.
 fn drain_entry(step: &mut Step<'_>, schema: &TableSchema, stream: StreamId, seq: u64, entry: Entry) {
     let Waiting::Rows { first, offsets, batch } = entry.waiting else {
         return;

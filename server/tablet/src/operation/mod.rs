@@ -7,6 +7,7 @@
 pub(crate) mod acknowledge_feed;
 pub(crate) mod check_and_mutate;
 pub(crate) mod close;
+pub(crate) mod discard;
 pub(crate) mod drain;
 pub(crate) mod read_modify_write;
 pub(crate) mod remote;

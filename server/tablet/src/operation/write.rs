@@ -9,7 +9,7 @@
 use crate::apply::{Step, epoch_fenced, family_unknown};
 use crate::codec::{get_batch, get_stamp, put_stamp};
 use crate::feed::at_offset;
-use crate::quarantine::unknown_family;
+use crate::quarantine::family_not_living;
 use crate::response::{self, Failures};
 use bytes::Bytes;
 use tidemark_base::codec::{Malformed, Reader, put_slice, put_varint};
@@ -84,7 +84,7 @@ fn refused(schema: &TableSchema, batch: &PackedBatch) -> Failures {
         return Vec::new();
     }
     let rows = batch.rows().enumerate();
-    let unknown = rows.filter_map(|(index, row)| Some((index as u32, unknown_family(schema, &row)?)));
+    let unknown = rows.filter_map(|(index, row)| Some((index as u32, family_not_living(schema, &row)?)));
     unknown.map(|(index, family)| (index, family_unknown(family))).collect()
 }
 

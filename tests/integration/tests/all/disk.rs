@@ -107,6 +107,61 @@ async fn a_disk_filled_to_the_last_byte_under_load_loses_nothing_and_recovers() 
     .await;
 }
 
+/// The log has room and the tablets' stores have none: RocksDB itself says that the disk is full, while entries are already
+/// committed. They wait to be applied, new writes are refused at the door, and both end by themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_without_room_waits_with_what_is_committed_and_goes_on_without_a_restart() {
+    alone(Duration::from_secs(240), async {
+        let scene = Scene::one(1, BARE).await?;
+        let node = &scene.world.regions[0].nodes[0];
+        let (pid, tablets) = (node.pid(), node.data_dir().join("tablets"));
+        // Before the first tablet is made: over an empty directory.
+        let Some(disk) = SmallDisk::mount(&tablets, 96)? else {
+            eprintln!("NOT TESTED: this user may not mount a tmpfs, so nothing is known about a store without room");
+            return Ok(());
+        };
+        scene.create(&[]).await?;
+        let table = impatient(&scene).await?.table(TABLE);
+        table.put("before", FAMILY, "q", now_micros(), "v").await?;
+        let load = Load::start(&table, "k", 4, 4 << 10);
+        let ballast = disk.path().join("ballast");
+        let refused = "the tablet's store has no room on its disk";
+        wait_for("the store to say that it has no room", SOON, || async {
+            ensure!(fill(&ballast, u64::MAX).is_err(), "the file system ends");
+            let error = table.put("during", FAMILY, "q", now_micros(), "v").await.err();
+            Ok(error.filter(|error| error.kind() == ErrorKind::StorageFull && error.to_string().contains(refused)))
+        })
+        .await?;
+        // Not for a moment only: refused and readable for as long as it lasts.
+        for _ in 0..10 {
+            let _ = fill(&ballast, u64::MAX);
+            let error = table.put("during", FAMILY, "q", now_micros(), "v").await.err();
+            let error = error.context("a write was taken by a store without room")?;
+            ensure!(error.kind() == ErrorKind::StorageFull, "{error:?}");
+            let row = table.get("before").await?.context("reads stay up")?;
+            ensure!(row.value(FAMILY, "q").is_some_and(|v| v == "v"), "{row:?}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        std::fs::remove_file(&ballast)?;
+        wait_for("writes to be taken again", SOON, || async {
+            table.put("after", FAMILY, "q", now_micros(), "v").await?;
+            Ok(Some(()))
+        })
+        .await?;
+        let notes = load.end().await?;
+        let node = &scene.world.regions[0].nodes[0];
+        ensure!(node.pid() == pid, "without a restart of the process");
+        let log = std::fs::read_to_string(node.log_path())?;
+        ensure!(
+            !log.contains("takes no more writes"),
+            "a full disk is not a fault: {}",
+            node.log_tail(20)
+        );
+        ensure_nothing_lost(&notes.acknowledged, shown::cells(&scene.table(0)).await?)
+    })
+    .await;
+}
+
 /// A client that gives up soon: a full disk is retried until the deadline, because space may return.
 async fn impatient(scene: &Scene) -> Result<Client> {
     let retry = RetryPolicy {
