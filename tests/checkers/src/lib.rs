@@ -8,7 +8,7 @@
 //! read           lines in, records out; never panics, never skips silently
 //! plan, report   what the run had to do; what was found, for people and machines
 //! writes         who wrote what, and which of two writes certainly has the greater stamp: shared by the checkers
-//! checks/        linearizable, acknowledged (O6), converged (O5), watermark (O7), causality (O8), atomic (O12),
+//! checks/        linearizable, stamps (O4), acknowledged (O6), converged (O5), watermark (O7), causality (O8), atomic (O12),
 //!                crossed (O13), liveness (O14), logs, vacuity
 //! ```
 //! Every checker is sound: it speaks only of what no correct system can show, whatever the unknown outcomes did. What it
@@ -61,6 +61,7 @@ pub fn check(history: &History, finals: &[FinalState], logs: &[NodeLog], plan: &
     checks::acknowledged::check(&evidence, &mut report);
     checks::converged::check(&evidence, &mut report);
     checks::watermark::check(&evidence, &mut report);
+    checks::stamps::check(&evidence, &mut report);
     checks::causality::check(&evidence, &mut report);
     checks::atomic::check(&evidence, &mut report);
     checks::crossed::check(&evidence, &mut report);

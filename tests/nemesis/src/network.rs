@@ -158,6 +158,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        self.wan.stop();
         remove(&self.prefix, self.nodes);
     }
 }

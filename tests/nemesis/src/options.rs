@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn usage_is_sound() {
-        Options::command().debug_assert();
+        <Options as CommandFactory>::command().debug_assert();
         assert!(Options::try_parse_from(["n", "--profile", "kill", "--count", "1", "--minutes", "1"]).is_err());
         assert!(Options::try_parse_from(["n", "--profile", "kill", "--minutes", "0"]).is_err());
         assert!(Options::try_parse_from(["n"]).is_err());

@@ -67,8 +67,9 @@ impl Target {
     }
 }
 
-/// One fault.
+/// One fault. The fields say what their names say; a line above each would repeat the sentence of its fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub enum Fault {
     /// kill -9, and a start after that time.
     Kill { target: Target, down: Duration },

@@ -120,6 +120,11 @@ impl Wan {
         Ok(())
     }
 
+    /// Lets the threads end; the devices may go from now on.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Changes the weather of one way.
     pub fn set(&self, way: Way, weather: Weather) {
         *self.ways[way as usize].weather.lock() = weather;
@@ -144,8 +149,7 @@ impl Wan {
 
 impl Drop for Wan {
     fn drop(&mut self) {
-        // Threads that wait in a read end with the process: the next packet would be their last.
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop();
     }
 }
 

@@ -9,5 +9,6 @@ pub mod linearizable;
 pub mod liveness;
 pub mod logs;
 pub mod readable;
+pub mod stamps;
 pub mod vacuity;
 pub mod watermark;

@@ -136,7 +136,7 @@ fn traffic(wan: &Wan) -> [Traffic; 2] {
 }
 
 /// Changes the weather of some ways and returns what changes it back.
-fn change(wan: &Wan, ways: &[Way], new: impl Fn(Weather) -> Weather) -> impl FnOnce(&Wan) + use<> {
+fn change<F: Fn(Weather) -> Weather>(wan: &Wan, ways: &[Way], new: F) -> impl FnOnce(&Wan) + use<F> {
     let old: Vec<(Way, Weather)> = ways.iter().map(|way| (*way, wan.weather(*way))).collect();
     for (way, weather) in &old {
         wan.set(*way, new(*weather));

@@ -5,7 +5,7 @@ use crate::arena::{At, Server};
 use crate::plan::{NODES, REGIONS, Target};
 use anyhow::{Context, Result};
 use rustix::process::Signal;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::time::sleep;
 
 /// A pause from this many tenths of an election time-out on makes another leader.
@@ -89,7 +89,6 @@ pub(super) async fn kill_region(ground: &Ground<'_>, region: usize, down: Durati
     let own = ground.seen.acknowledged_by(region);
     sleep(down).await;
     // The other region must have taken the roaming clients' writes before this one is back.
-    let since = Instant::now();
     let took_over = super::noticed(NOTICED_MAX, || ground.seen.roamed_to(other, from)).await;
     let meanwhile = ground.seen.acknowledged_by(other) - before;
     let own_meanwhile = ground.seen.acknowledged_by(region) - own;
@@ -111,7 +110,6 @@ pub(super) async fn kill_region(ground: &Ground<'_>, region: usize, down: Durati
             ready.as_millis()
         )
     });
-    let _ = since;
     Ok(Done {
         whom: REGIONS[region].to_owned(),
         effect,

@@ -29,10 +29,8 @@ impl Pace {
     /// Waits for the next turn, give or take a half; false when the load ends.
     pub(crate) async fn turn(&mut self) -> bool {
         let wait = self.every.mul_f64(self.chance.random_range(0.5..1.5));
-        tokio::select! {
-            () = tokio::time::sleep(wait) => !*self.stop.borrow(),
-            // An error means that the load is gone.
-            _ = self.stop.wait_for(|stop| *stop) => false,
-        }
+        // Told to stop, or the load is gone: both end the wait before its time.
+        let stopped = self.stop.wait_for(|stop| *stop);
+        tokio::time::timeout(wait, stopped).await.is_err()
     }
 }

@@ -9,7 +9,7 @@ use crate::plan::REGIONS;
 use rand::Rng;
 use std::sync::Arc;
 use tidemark_checkers::history::{Action, Column, Mutation, Nanos, Predicate, Seen};
-use tidemark_client::{Client, CompareOp, Filter, Row, RowMutation, Rule, Table};
+use tidemark_client::{Client, CompareOp, Filter, Row, RowMutation, Rule, Table, VersionRange};
 
 /// The column of a register.
 const VALUE: &str = "v";
@@ -107,7 +107,7 @@ async fn delete(shared: &Shared, who: &Who, table: &Table, row: &str, id: u64) {
             versions: Default::default(),
         }],
     };
-    let ask = table.mutate_row(RowMutation::new(row).delete_row());
+    let ask = table.mutate_row(RowMutation::new(row).delete_row(VersionRange::ALL));
     shared.operate(who, row.as_bytes(), id, action, ask, |_| None).await;
 }
 

@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use rand::Rng;
 use std::sync::Arc;
 use tidemark_checkers::history::{Action, Mutation, Nanos, Seen, SeenRow};
-use tidemark_client::{Client, Row, RowMutation, RowRange, ScanRequest, Table};
+use tidemark_client::{Client, Row, RowMutation, RowRange, ScanRequest, Table, VersionRange};
 
 /// Rows at a time, in both tablets.
 const ROWS: [&str; 3] = ["both-0", "both-1", "rival-2"];
@@ -70,7 +70,7 @@ fn delete(row: &str) -> (Vec<Mutation>, RowMutation) {
     let mutations = vec![Mutation::DeleteRow {
         versions: Default::default(),
     }];
-    (mutations, RowMutation::new(row).delete_row())
+    (mutations, RowMutation::new(row).delete_row(VersionRange::ALL))
 }
 
 /// Scans the rows that are fought over: each of them must be whole.

@@ -108,4 +108,6 @@ pub fn problems<'a>(evidence: &Evidence<'a>, report: &mut Report) -> Vec<Problem
 }
 
 #[cfg(test)]
+mod porcupine_tests;
+#[cfg(test)]
 mod tests;

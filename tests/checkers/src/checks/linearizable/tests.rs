@@ -8,7 +8,7 @@ use crate::writes::Writes;
 use crate::{History, Plan};
 use proptest::prelude::*;
 
-fn history(operations: Vec<Operation>) -> History {
+pub(super) fn history(operations: Vec<Operation>) -> History {
     let run = Run {
         format: 1,
         regions: vec!["east".to_owned()],
