@@ -117,8 +117,16 @@ mod tests {
     fn what_is_not_known_is_never_a_zero() {
         assert_eq!(lag(lacking(0, 0, true)), (0, true));
         assert_eq!(lag(lacking(2, NOW_MS - 4_000, true)), (4_000, true));
-        assert_eq!(lag(lacking(2, NOW_MS - 4_000, false)), (4_000, false), "some may have drained");
-        assert_eq!(lag(lacking(2, 0, true)), (90_000, false), "the peer cannot say since when");
+        assert_eq!(
+            lag(lacking(2, NOW_MS - 4_000, false)),
+            (4_000, false),
+            "some may have drained"
+        );
+        assert_eq!(
+            lag(lacking(2, 0, true)),
+            (90_000, false),
+            "the peer cannot say since when"
+        );
         assert_eq!(lag(Lacking::unknown(NOW_MS - 90_000)), (90_000, false));
     }
 
@@ -134,6 +142,10 @@ mod tests {
             hlc: Some((NOW_MS + 7_000) << 16),
             seen_at: Duration::from_secs(45),
         });
-        assert_eq!(lag(both), (5_000, true), "a clock that jumped back makes nothing younger");
+        assert_eq!(
+            lag(both),
+            (5_000, true),
+            "a clock that jumped back makes nothing younger"
+        );
     }
 }

@@ -110,7 +110,10 @@ impl Shipper {
     /// Bytes of runs held for each peer.
     pub(crate) fn memory_used(&self) -> Vec<(String, usize)> {
         let memory = self.memory.lock();
-        memory.iter().map(|(peer, budget)| (peer.clone(), budget.used())).collect()
+        memory
+            .iter()
+            .map(|(peer, budget)| (peer.clone(), budget.used()))
+            .collect()
     }
 
     fn reconcile(&self) {

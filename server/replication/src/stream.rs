@@ -6,11 +6,11 @@
 use crate::cause::Cause;
 use crate::counters::Counters;
 use crate::feed_reader::{self, FeedRead, Peeked};
+use crate::lag::{Lacking, Lag, millis};
 use crate::link::{PeerLink, RegionIdentity, Ship, Shipped};
 use crate::report::{StreamReport, StreamState};
-use crate::settings::ReplicationSettings;
-use crate::lag::{Lacking, Lag, millis};
 use crate::settings::RUN_HELD_BYTES_MAX;
+use crate::settings::ReplicationSettings;
 use crate::stream_core::{FeedEnd, Step, StreamCore, StreamStart};
 use crate::window::Message;
 use futures::future::BoxFuture;

@@ -11,9 +11,9 @@
 //! ```
 
 use crate::cause::{Cause, Pace};
+use crate::lag::{Lacking, Lag, Oldest};
 use crate::link::{Ship, Shipped};
 use crate::settings::ReplicationSettings;
-use crate::lag::{Lacking, Lag, Oldest};
 use crate::window::{Advance, Message, Window};
 use std::sync::Arc;
 use std::time::Duration;
@@ -473,7 +473,6 @@ impl StreamCore {
     pub fn last_seq(&self) -> u64 {
         self.last_seq
     }
-
 
     /// Why the stream does not simply flow.
     pub fn cause(&self) -> Option<Cause> {

@@ -9,11 +9,12 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::oracle::{facts_of, visible};
+use support::oracle::visible;
 use support::{Region, Wires, cell, east_and_west, tablet_settings, until, until_equal};
 use tidemark_base::fact::Fact;
 use tidemark_base::normalize::normalize;
 use tidemark_base::{BatchBuilder, FamilyId, PackedBatch, RowRange, Scope, VersionRange};
+use tidemark_oracle::facts_of;
 use tidemark_replication::StreamState;
 use tidemark_runtime::Entropy;
 

@@ -135,10 +135,13 @@ mod switch {
 
     fn selected() -> &'static AtomicU8 {
         SELECTED.get_or_init(|| {
-            let bug = std::env::var(VARIABLE).ok().filter(|name| !name.is_empty()).map(|name| {
-                // A mutant that silently runs without its bug would count as caught or missed for no reason.
-                Bug::parse(&name).unwrap_or_else(|| panic!("{VARIABLE}: there is no bug named {name:?}"))
-            });
+            let bug = std::env::var(VARIABLE)
+                .ok()
+                .filter(|name| !name.is_empty())
+                .map(|name| {
+                    // A mutant that silently runs without its bug would count as caught or missed for no reason.
+                    Bug::parse(&name).unwrap_or_else(|| panic!("{VARIABLE}: there is no bug named {name:?}"))
+                });
             if let Some(bug) = bug {
                 tracing::warn!(bug = %bug.name(), "this process runs with a planted bug");
             }

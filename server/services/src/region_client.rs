@@ -58,7 +58,11 @@ impl PeerConnector for RegionClients {
         match links.get(&peer.name) {
             Some(link) if link.addresses == peer.addresses => link.clone(),
             _ => {
-                let link = Arc::new(RegionLink::new(peer, self.identity.node.0 as usize, self.dialer.clone()));
+                let link = Arc::new(RegionLink::new(
+                    peer,
+                    self.identity.node.0 as usize,
+                    self.dialer.clone(),
+                ));
                 links.insert(peer.name.clone(), link.clone());
                 link
             }
@@ -120,7 +124,9 @@ impl RegionLink {
         let mut channels = lane.channels.lock();
         let connected = match &channels[index] {
             Some(channel) => channel.clone(),
-            None => channels[index].insert(channel(&self.dialer, &self.addresses[index])?).clone(),
+            None => channels[index]
+                .insert(channel(&self.dialer, &self.addresses[index])?)
+                .clone(),
         };
         let client = RegionClient::new(connected);
         Ok(client
@@ -268,13 +274,15 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_was_given_up_on_is_left() {
         // They take the connection and never answer.
-        let silent: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let silent: Vec<_> = (0..2)
+            .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
         let peer = PeerRecord {
             name: "west".into(),
             region: RegionId(2),
             addresses: silent.iter().map(|l| l.local_addr().unwrap().to_string()).collect(),
         };
-        let link = RegionLink::new(&peer, 0);
+        let link = RegionLink::new(&peer, 0, tidemark_proto::Dialer::system());
         let current = || link.lanes[0].current.load(Ordering::Relaxed);
         for next in [1, 0] {
             let asked = link.identify(identity().region_identity());

@@ -13,8 +13,8 @@ use support::*;
 use tidemark_base::batch::SERVER_VERSION;
 use tidemark_base::{ErrorKind, NodeId, ReadFilter, RowRange, Stamp};
 use tidemark_tablet::{
-    CheckAndMutate, FeedEntry, PeerQuarantine, ReadModifyWrite, RemoteBatch, RemoteOutcome, RemotePart, RmwChange, RmwRule, StreamId,
-    TabletSettings,
+    CheckAndMutate, FeedEntry, PeerQuarantine, ReadModifyWrite, RemoteBatch, RemoteOutcome, RemotePart, RmwChange,
+    RmwRule, StreamId, TabletSettings,
 };
 
 fn increment(token: u8) -> ReadModifyWrite {

@@ -84,7 +84,13 @@ impl Drop for Run<'_> {
 }
 
 impl<'a> Run<'a> {
-    fn new(options: &'a Options, plan: &'a Plan, arena: Arc<Arena>, dir: &Path, progress: &'a Progress) -> Result<Run<'a>> {
+    fn new(
+        options: &'a Options,
+        plan: &'a Plan,
+        arena: Arc<Arena>,
+        dir: &Path,
+        progress: &'a Progress,
+    ) -> Result<Run<'a>> {
         let history = dir.join("history.jsonl");
         let file = File::create(&history).context("the history cannot be written")?;
         let shared = Arc::new(Shared::new(Recorder::new(BufWriter::new(file))));
@@ -124,7 +130,11 @@ impl<'a> Run<'a> {
         let stage = Stage::set_up(&addresses).await?;
         self.progress.say("clients begin");
         self.phase(PhaseName::Begin);
-        let pulse = if self.options.kills.is_some() { PULSE_MEASURED } else { PULSE };
+        let pulse = if self.options.kills.is_some() {
+            PULSE_MEASURED
+        } else {
+            PULSE
+        };
         let mut load = Load::start(&self.shared, &addresses, self.options.seed, pulse).await?;
         tokio::time::sleep(CALM).await;
         self.phase(PhaseName::Faults);
@@ -133,7 +143,10 @@ impl<'a> Run<'a> {
         inflicted?;
         for at in self.arena.all() {
             let mut server = self.arena.lock(at).await;
-            self.arena.wait_ready(at, &mut server).await.context("after the last fault")?;
+            self.arena
+                .wait_ready(at, &mut server)
+                .await
+                .context("after the last fault")?;
         }
         tokio::time::sleep(CALM).await;
         self.progress.say("the load ends");

@@ -12,7 +12,7 @@ use tidemark_base::fact::{Fact, OwnedScope};
 use tidemark_base::schema::Compression;
 use tidemark_base::{CellRef, ReadSpec, RowRange, VersionRange};
 use tidemark_engine::{
-    Engine, EngineError, GarbageCut, MemoryEngine, RangeDigest, RocksEngine, RocksSettings, RocksShared, rocks,
+    Engine, EngineError, GarbageCut, MemoryEngine, RangeDigest, RocksEngine, RocksSettings, RocksShared,
 };
 use tidemark_runtime::ManualClock;
 

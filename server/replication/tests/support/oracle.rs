@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use tidemark_base::fact::Fact;
 use tidemark_oracle::Oracle;
 
-pub use tidemark_oracle::facts_of;
-
 /// Row, family, qualifier, version.
 type Coordinate = (Vec<u8>, u32, Vec<u8>, i64);
 /// Visible cells.

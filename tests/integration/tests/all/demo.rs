@@ -1,6 +1,6 @@
 //! The command of the README's first screen, short: what it promises a newcomer holds on every commit.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use std::process::Stdio;
 use std::time::Duration;
 use tidemark_harness::world::binary;

@@ -1,6 +1,6 @@
 //! A cluster that grows: a node that is no seed registers, is ready, serves what it does not lead, and takes tablets.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use std::time::Duration;
 use tidemark_client::{Client, ClientOptions, Family, TableSpec, now_micros};
 use tidemark_harness::ready::wait_for;
