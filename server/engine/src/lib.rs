@@ -12,6 +12,7 @@
 //! due        whether a collection can forget anything at all
 //! ops        digests, sweeps, all facts: over either store
 //! rocks      the product: one RocksDB a tablet, node-wide resources shared
+//! series     blocks of cells in columns: the second layout's bytes             docs/formats/series-block.md
 //! memory     the twin
 //! oracle     the meaning itself, straight from the definitions, slow; for tests of every layer
 //! ```
@@ -38,6 +39,7 @@ pub mod oracle;
 pub mod plan;
 mod reap;
 pub mod rocks;
+pub mod series;
 mod source;
 mod view;
 
