@@ -35,6 +35,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `len` bytes.
+    #[inline]
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
         let end = self.at.checked_add(len).ok_or(Malformed("length overflows"))?;
         let slice = self.bytes.get(self.at..end).ok_or(Malformed("input ends early"))?;
@@ -43,6 +44,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `N` bytes as an array.
+    #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let mut out = [0; N];
         out.copy_from_slice(self.take(N)?);
@@ -50,31 +52,37 @@ impl<'a> Reader<'a> {
     }
 
     /// One byte.
+    #[inline]
     pub fn u8(&mut self) -> Result<u8, Malformed> {
         Ok(self.array::<1>()?[0])
     }
 
     /// Two bytes, little endian.
+    #[inline]
     pub fn u16(&mut self) -> Result<u16, Malformed> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
     /// Four bytes, little endian.
+    #[inline]
     pub fn u32(&mut self) -> Result<u32, Malformed> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
     /// Eight bytes, little endian.
+    #[inline]
     pub fn u64(&mut self) -> Result<u64, Malformed> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
     /// Eight bytes, little endian, signed.
+    #[inline]
     pub fn i64(&mut self) -> Result<i64, Malformed> {
         Ok(i64::from_le_bytes(self.array()?))
     }
 
     /// A LEB128 integer of at most ten bytes; longer or overflowing forms are refused.
+    #[inline]
     pub fn varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
@@ -92,12 +100,14 @@ impl<'a> Reader<'a> {
     }
 
     /// A varint that must not exceed `max`.
+    #[inline]
     pub fn length(&mut self, max: usize, what: &'static str) -> Result<usize, Malformed> {
         let value = self.varint()?;
         usize::try_from(value).ok().filter(|v| *v <= max).ok_or(Malformed(what))
     }
 
     /// A varint length followed by that many bytes, at most `max`.
+    #[inline]
     pub fn slice(&mut self, max: usize, what: &'static str) -> Result<&'a [u8], Malformed> {
         let len = self.length(max, what)?;
         self.take(len)

@@ -12,6 +12,7 @@
 //! due        whether a collection can forget anything at all
 //! ops        digests, sweeps, all facts: over either store
 //! rocks      the product: one RocksDB a tablet, node-wide resources shared
+//! series     blocks of cells in columns: the second layout's bytes             docs/formats/series-block.md
 //! memory     the twin
 //! //! ```
 //! What flows through: mutations come as facts and become keys (`key`); a read opens a `FactSource` (an iterator of
@@ -36,6 +37,7 @@ pub mod ops;
 pub mod plan;
 mod reap;
 pub mod rocks;
+pub mod series;
 mod source;
 mod view;
 
