@@ -10,6 +10,7 @@ use std::time::Duration;
 use support::*;
 use tidemark_base::batch::SERVER_VERSION;
 use tidemark_base::{ErrorKind, NodeId, ReadFilter, RowRange, Stamp};
+use tidemark_runtime::Clock;
 use tidemark_tablet::{
     CheckAndMutate, FeedEntry, ReadModifyWrite, RemoteBatch, RemoteOutcome, RemotePart, RmwChange, RmwRule, StreamId,
     TabletSettings,
@@ -229,6 +230,25 @@ async fn a_node_that_must_not_stamp_writes_nothing() {
     cluster.stop().await;
     let stopped = leader.write(put("a", 1, "v"), 0).await.unwrap_err();
     assert!(stopped.kind().is_retryable(), "{stopped}");
+}
+
+/// R8: one stamp of an hour ahead would hold the stream to every peer up for that hour.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumps_between_two_comparisons_gives_no_stamp() {
+    let mut cluster = Cluster::start(1, schema(1, EAST, &[]), TabletSettings::default()).await;
+    let leader = cluster.leader().await;
+    leader.set_stamping_allowed(true, "");
+    cluster.clock.advance(Duration::from_secs(30));
+    leader.write(put("a", 1, "time that passes is no jump"), 0).await.unwrap();
+    for jump_micros in [3_600_000_000, -3_600_000_000, 300_000] {
+        let right = cluster.clock.now_micros();
+        cluster.clock.set_micros(right + jump_micros);
+        let error = leader.write(put("a", 1, "v"), 0).await.unwrap_err();
+        assert_eq!((error.kind(), error.reason()), (ErrorKind::Unavailable, "CLOCK_SKEW"));
+        cluster.clock.set_micros(right);
+        leader.write(put("a", 1, "right again"), 0).await.unwrap();
+    }
+    cluster.stop().await;
 }
 
 /// INV-01 seen from above: what one node alone has in its log is not done.
