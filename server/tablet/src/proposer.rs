@@ -299,14 +299,13 @@ impl Proposer {
             Ok(pending) => {
                 self.shared.counters.entries_proposed.inc();
                 let (shared, log) = (self.shared.clone(), self.log.clone());
-                self.in_flight
-                    .push(Box::pin(async move {
-                        let outcome = outcome(&shared, &*log, pending);
-                        done(match hasty {
-                            None => outcome.await,
-                            Some(answer) => crate::planted::answer_in_haste(outcome, answer).await,
-                        })
-                    }));
+                self.in_flight.push(Box::pin(async move {
+                    let outcome = outcome(&shared, &*log, pending);
+                    done(match hasty {
+                        None => outcome.await,
+                        Some(answer) => crate::planted::answer_in_haste(outcome, answer).await,
+                    })
+                }));
             }
             Err(error) => {
                 let no_space = self.log.stalled_no_space();

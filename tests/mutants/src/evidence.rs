@@ -153,20 +153,11 @@ fn of_groups(bug: Bug) -> Vec<Evidence> {
             "log::file_tests::a_vote_is_reported_only_behind_a_sync",
             &["was reported durable without a sync"],
         )],
-        Bug::FailedSyncTrusted => vec![
-            rules(
-                CONSENSUS,
-                "log::file_tests::a_failed_sync_poisons_the_store_for_ever",
-                &["Err(LogError::Poisoned(_))"],
-            ),
-            file(
-                Layer::Groups,
-                CONSENSUS,
-                "cluster",
-                "a_leader_whose_log_fails_a_sync_stops_and_the_others_go_on",
-                &["cluster.rs"],
-            ),
-        ],
+        Bug::FailedSyncTrusted => vec![rules(
+            CONSENSUS,
+            "log::file_tests::a_failed_sync_poisons_the_store_for_ever",
+            &["Err(LogError::Poisoned(_))"],
+        )],
         Bug::TornTailTrusted => vec![rules(
             CONSENSUS,
             "log::file_tests::a_write_interrupted_anywhere_is_cut_off",

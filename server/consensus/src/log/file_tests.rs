@@ -226,7 +226,10 @@ fn an_entry_is_reported_only_behind_a_sync() {
     for index in 0..3 {
         let before = disk.syncs();
         append(&*log, G, entries(1, index..index + 1));
-        assert!(disk.syncs() > before, "entry {index} was reported durable without a sync");
+        assert!(
+            disk.syncs() > before,
+            "entry {index} was reported durable without a sync"
+        );
     }
 }
 
@@ -238,7 +241,10 @@ fn a_vote_is_reported_only_behind_a_sync() {
     for term in 3..6 {
         let before = disk.syncs();
         save_vote(&*log, G, Vote { term, ..VOTE });
-        assert!(disk.syncs() > before, "the vote of term {term} was reported durable without a sync");
+        assert!(
+            disk.syncs() > before,
+            "the vote of term {term} was reported durable without a sync"
+        );
     }
 }
 

@@ -109,8 +109,16 @@ fn a_delete_hides_an_older_put_that_comes_behind_it() {
     builder.delete(tidemark_base::Scope::Row, VersionRange::ALL).unwrap();
     builder.end_row().unwrap();
     take(&mut replica, &message(2, builder.finish().unwrap())).unwrap();
-    take(&mut replica, &message(1, puts(&[("a", "f", "deleted"), ("b", "f", "kept")]))).unwrap();
-    assert_eq!(replica.value("a", "f"), None, "a put came back that a newer delete covers");
+    take(
+        &mut replica,
+        &message(1, puts(&[("a", "f", "deleted"), ("b", "f", "kept")])),
+    )
+    .unwrap();
+    assert_eq!(
+        replica.value("a", "f"),
+        None,
+        "a put came back that a newer delete covers"
+    );
     take(&mut replica, &message(3, puts(&[("a", "f", "newer")]))).unwrap();
     assert_eq!(replica.value("a", "f").as_deref(), Some("newer"));
     assert_eq!(replica.value("b", "f").as_deref(), Some("kept"));
