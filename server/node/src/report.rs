@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tidemark_catalog::Catalog;
 use tidemark_consensus::{FileLog, Role};
 use tidemark_ops::Readiness;
+use tidemark_runtime::marks::Mark;
 use tidemark_runtime::{GaugeFamily, Metrics, SharedClock};
 use tidemark_services::{DiskGuard, LeadingGroup, NodeInfo, Pong, TabletDirectory};
 
@@ -126,6 +127,7 @@ impl NodeFacts {
             "raft_log_bytes": self.log.bytes_on_disk(),
             "trouble": self.trouble(),
             "tablets": tablets,
+            "marks": marks(),
         })
     }
 
@@ -152,6 +154,12 @@ impl NodeFacts {
         );
         parts.join("; ")
     }
+}
+
+/// Rare events since the process started: what a test run of real servers looks for.
+fn marks() -> serde_json::Value {
+    let all = Mark::ALL.iter().map(|mark| (mark.name().to_owned(), tidemark_runtime::marks::count(*mark).into()));
+    serde_json::Value::Object(all.collect())
 }
 
 impl Readiness for NodeFacts {

@@ -199,6 +199,11 @@ impl Node {
         &self.facts
     }
 
+    /// The Raft groups here.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// The catalog's replica here.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog

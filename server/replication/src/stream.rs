@@ -357,6 +357,8 @@ fn finished_read(parts: &StreamParts, core: &mut StreamCore, running: &mut Runni
             send(parts, core, running, ship);
         }
         Ok(FeedRead::Empty) => core.read_empty(now),
+        // Another leader has shipped it and let the feed be cut: nothing is missing, and this stream is about to be ended.
+        Ok(FeedRead::Trimmed { .. }) if !leads_in(&parts.tablet, parts.term) => core.read_empty(now),
         Ok(FeedRead::Trimmed { first_seq }) => {
             tracing::error!(
                 table = parts.table,
@@ -371,6 +373,12 @@ fn finished_read(parts: &StreamParts, core: &mut StreamCore, running: &mut Runni
             core.read_failed(why, now);
         }
     }
+}
+
+/// True while this node leads the tablet in the very term in which the stream was started.
+fn leads_in(tablet: &Tablet, term: u64) -> bool {
+    let status = tablet.group().status();
+    tablet.leads() && status.term == term
 }
 
 fn send(parts: &StreamParts, core: &StreamCore, running: &Running, ship: Ship) {

@@ -172,7 +172,8 @@ async fn three_regions_in_a_mesh_ship_each_write_once_over_each_link() {
     }
     for (from, rows) in [(east, rows_e), (west, rows_w), (north, rows_n)] {
         for to in regions.iter().filter(|to| to.id != from.id) {
-            assert_eq!(from.status_with("t", &to.name).await.outgoing.rows_shipped, rows);
+            let shipped = from.status_with("t", &to.name).await.outgoing.rows_shipped;
+            assert_eq!(shipped, rows, "{} ships what was written there, once", from.name);
             let incoming = to.status_with("t", &from.name).await.incoming;
             assert_eq!((incoming.rows_applied, incoming.duplicates), (rows, 0));
         }

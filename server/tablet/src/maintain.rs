@@ -35,7 +35,7 @@ impl Tablet {
         let state = shared.replication();
         let wanted = state.drain_pending || (state.tokens > 0 && self.token_round());
         // Tokens expire by this clock: not while it is not trusted.
-        let trusted = shared.stamping_refused.lock().is_none();
+        let trusted = shared.refused_stamping().is_none();
         if !wanted || !trusted || !self.leads() {
             return;
         }

@@ -365,7 +365,7 @@ impl Proposer {
     }
 
     fn refused_stamping(&self) -> Option<String> {
-        self.shared.stamping_refused.lock().clone()
+        self.shared.refused_stamping()
     }
 
     fn expiry_ms(&self, stamp: Stamp) -> u64 {

@@ -10,6 +10,8 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::time::Duration;
+use tidemark_base::limits::MAX_SKEW_MS;
 use tidemark_base::{RegionId, TableSchema};
 use tidemark_engine::{Engine, EngineError};
 use tidemark_runtime::{Counter, Metrics, SharedClock};
@@ -28,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) flush_wanted: Notify,
     /// Why this node must not stamp (R8), if so.
     pub(crate) stamping_refused: Mutex<Option<String>>,
+    /// Wall clock (milliseconds) and monotonic clock when the wall clock was last found right; `None` = never yet.
+    pub(crate) clock_found_right: Mutex<Option<(u64, Duration)>>,
     /// What broke apply, if something did.
     pub(crate) fault: Mutex<Option<String>>,
     /// Apply waits for room on the disk.
@@ -68,6 +72,20 @@ impl Counters {
 }
 
 impl Shared {
+    /// Why this node must not stamp now (R8), if so. Neighbours are compared with twice a second; a clock that jumps in
+    /// between is caught by the monotonic one, before it gives a single stamp: one stamp of an hour ahead would hold
+    /// the stream to every peer up for that hour.
+    pub(crate) fn refused_stamping(&self) -> Option<String> {
+        let refused = self.stamping_refused.lock().clone();
+        refused.or_else(|| {
+            let (wall_ms, then) = (*self.clock_found_right.lock())?;
+            let passed = self.clock.monotonic().saturating_sub(then);
+            let expected_ms = wall_ms.saturating_add(u64::try_from(passed.as_millis()).unwrap_or(u64::MAX));
+            let jumped_ms = self.clock.now_ms().abs_diff(expected_ms);
+            (jumped_ms > MAX_SKEW_MS).then(|| format!("it jumped by {jumped_ms} ms since it was found right"))
+        })
+    }
+
     pub(crate) fn new(
         descriptor: TabletDescriptor,
         settings: TabletSettings,
@@ -87,6 +105,7 @@ impl Shared {
             replication: watch::Sender::new(Arc::default()),
             flush_wanted: Notify::new(),
             stamping_refused: Mutex::new(None),
+            clock_found_right: Mutex::new(None),
             fault: Mutex::new(None),
             no_space: AtomicBool::new(false),
             oldest_unacked: Mutex::default(),

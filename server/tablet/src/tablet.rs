@@ -460,10 +460,14 @@ impl Tablet {
         discard::decode_answer(&body).map_err(response::defect)
     }
 
-    /// R8: whether this node may stamp. While it may not, writes get `CLOCK_SKEW`; reads and remote facts go on.
+    /// R8: whether this node may stamp. While it may not, writes get `CLOCK_SKEW`; reads and remote facts go on. Allowed
+    /// means that the clock is right at this moment; if it jumps before the next call, stamping ends by itself.
     pub fn set_stamping_allowed(&self, allowed: bool, reason: &str) {
-        let refused = (!allowed).then(|| reason.to_owned());
-        *self.inner.shared.stamping_refused.lock() = refused;
+        let shared = &self.inner.shared;
+        if allowed {
+            *shared.clock_found_right.lock() = Some((shared.clock.now_ms(), shared.clock.monotonic()));
+        }
+        *shared.stamping_refused.lock() = (!allowed).then(|| reason.to_owned());
     }
 
     /// What an operator must look at: a poisoned engine, a fault of apply or of the group.

@@ -153,20 +153,11 @@ fn of_groups(bug: Bug) -> Vec<Evidence> {
             "log::file_tests::a_vote_is_reported_only_behind_a_sync",
             &["was reported durable without a sync"],
         )],
-        Bug::FailedSyncTrusted => vec![
-            rules(
-                CONSENSUS,
-                "log::file_tests::a_failed_sync_poisons_the_store_for_ever",
-                &["Err(LogError::Poisoned(_))"],
-            ),
-            file(
-                Layer::Groups,
-                CONSENSUS,
-                "cluster",
-                "a_leader_whose_log_fails_a_sync_stops_and_the_others_go_on",
-                &["cluster.rs"],
-            ),
-        ],
+        Bug::FailedSyncTrusted => vec![rules(
+            CONSENSUS,
+            "log::file_tests::a_failed_sync_poisons_the_store_for_ever",
+            &["Err(LogError::Poisoned(_))"],
+        )],
         Bug::TornTailTrusted => vec![rules(
             CONSENSUS,
             "log::file_tests::a_write_interrupted_anywhere_is_cut_off",
@@ -225,7 +216,7 @@ fn of_facts(bug: Bug) -> Vec<Evidence> {
         Bug::DroppedFamilyReturns => vec![rules(
             CATALOG,
             "operation::tests::a_dropped_family_comes_back_as_another_one",
-            &["assertion"],
+            &["a name alone is no family"],
         )],
         Bug::IncrementTwice => vec![
             rules(TABLET, "tests::properties::a_token_counts_once", SHOWN),
@@ -234,7 +225,7 @@ fn of_facts(bug: Bug) -> Vec<Evidence> {
                 TABLET,
                 "cluster",
                 "conditional_writes_are_decided_once",
-                &["assertion `left == right` failed"],
+                &["each token counts once"],
             ),
         ],
         _ => Vec::new(),
@@ -248,7 +239,7 @@ fn of_streams(bug: Bug) -> Vec<Evidence> {
         Bug::CursorBeforeApply => vec![rules(
             TABLET,
             "tests::remote::a_full_quarantine_parks_the_stream",
-            &["tests/remote.rs"],
+            &["nothing was taken, so nothing is lost"],
         )],
         Bug::HlcNotMerged => vec![
             rules(TABLET, KEPT, &["R7"]),
@@ -267,13 +258,13 @@ fn of_streams(bug: Bug) -> Vec<Evidence> {
                 REPLICATION,
                 "convergence",
                 "three_regions_in_a_mesh_ship_each_write_once_over_each_link",
-                &["convergence.rs"],
+                &["ships what was written there, once"],
             ),
         ],
         Bug::QuarantineNotCounted => vec![rules(
             TABLET,
             "tests::remote::unknown_families_wait_whole_and_hold_the_complete_watermark",
-            &["assertion `left == right` failed"],
+            &["what waits is not complete"],
         )],
         Bug::RowCutInTheMiddle => vec![rules(
             TABLET,
@@ -295,12 +286,12 @@ fn of_streams(bug: Bug) -> Vec<Evidence> {
         Bug::RetriesFlood => vec![rules(
             REPLICATION,
             "window::tests::after_a_failure_one_message_at_a_time_goes_until_one_succeeds",
-            &["window.rs"],
+            &["take_retry"],
         )],
         Bug::QuarantineNotPinned => vec![rules(
             TABLET,
             "replication_state::tests::the_cut_is_the_least_of_all_that_may_still_arrive",
-            &["assertion `left == right` failed"],
+            &["what waits holds the cut"],
         )],
         Bug::FeedTrimmedByFastest => vec![rules(
             TABLET,

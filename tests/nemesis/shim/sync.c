@@ -1,6 +1,6 @@
 /* Slow and failing syncs, preloaded into tidemarkd. Compiled by the rig when a run needs it.
  *
- * The file named by TIDEMARK_SYNC_SHIM is mapped and shared with the rig; all its numbers are 64 bits wide, in the
+ * The file named by SYNC_SHIM_FILE is mapped and shared with the rig; all its numbers are 64 bits wide, in the
  * machine's byte order:
  *
  *   0 calls      counted here: how often anything was synced
@@ -29,7 +29,7 @@ enum { CALLS, FAIL_FROM, FAIL_COUNT, SLOW_FROM, SLOW_COUNT, SLOW_US, FAILED, SLO
 static volatile uint64_t *shared;
 
 __attribute__((constructor)) static void attach(void) {
-    const char *path = getenv("TIDEMARK_SYNC_SHIM");
+    const char *path = getenv("SYNC_SHIM_FILE");
     if (!path) return;
     int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0) return;

@@ -79,8 +79,8 @@ fn in_place(options: &Options, plan: &Plan, dir: &Path) -> Result<Report> {
             _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
         }
     });
-    // Nobody waits for a thread that hangs in a read of the link's device.
-    runtime.shutdown_background();
+    // Tasks that are left hold servers, disks and network; they go with the runtime.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(10));
     outcome
 }
 

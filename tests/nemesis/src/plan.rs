@@ -344,7 +344,7 @@ impl Draw {
                 lasting: self.between(2_500, 4_000),
             },
             Fault::WanNarrow {
-                kilobits: self.rng.random_range(200..600),
+                kilobits: self.rng.random_range(30..90),
                 lasting: self.between(2_000, 3_000),
             },
         ]

@@ -61,6 +61,9 @@ pub async fn run(
         report.broken = Some(format!("{error:#}"));
     }
     run.judge(&mut report)?;
+    // Ended, not only told to: it holds the arena, and with it the network and the disks.
+    run.watching.abort();
+    let _ = (&mut run.watching).await;
     report.seconds = began.elapsed().as_secs();
     Ok(report)
 }
@@ -294,8 +297,11 @@ fn expectations(options: &Options, plan: &Plan) -> tidemark_checkers::Plan {
 
 /// ERROR lines that belong to what a profile does.
 fn errors_allowed(profile: Profile) -> Vec<String> {
+    // openraft says so where whoever asked has given up waiting: a heartbeat whose sender timed out.
+    let always = ["to-Raft tx send error"];
     let storage = [
         "log store poisoned",
+        "log store is poisoned",
         "takes no more writes",
         "replica poisoned",
         "a tablet of this node cannot start",
@@ -308,5 +314,5 @@ fn errors_allowed(profile: Profile) -> Vec<String> {
         Profile::Mix => &[&storage, &full],
         _ => &[],
     };
-    texts.concat().into_iter().map(str::to_owned).collect()
+    always.into_iter().chain(texts.concat()).map(str::to_owned).collect()
 }

@@ -73,7 +73,7 @@ impl SyncShim {
     pub fn environment(&self) -> [(String, String); 2] {
         [
             ("LD_PRELOAD".into(), self.library.display().to_string()),
-            ("TIDEMARK_SYNC_SHIM".into(), self.path.display().to_string()),
+            ("SYNC_SHIM_FILE".into(), self.path.display().to_string()),
         ]
     }
 

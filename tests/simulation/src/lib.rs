@@ -18,10 +18,13 @@
 //!
 //! **May not know:** how a run is judged beyond its invariants; that is `tests/checkers`.
 
+pub mod audit;
 pub mod chance;
 pub mod disk;
+pub mod faults;
 pub mod invariants;
 pub mod network;
+pub mod panics;
 pub mod plan;
 pub mod run;
 pub mod site;

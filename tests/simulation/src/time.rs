@@ -58,9 +58,15 @@ pub fn wall_micros() -> i64 {
 #[derive(Clone, Debug, Default)]
 pub struct SiteClock {
     offset_micros: Arc<AtomicI64>,
+    wrong_answers: Arc<AtomicU64>,
 }
 
 impl SiteClock {
+    /// How often it was asked while it was wrong.
+    pub fn wrong_answers(&self) -> u64 {
+        self.wrong_answers.load(Ordering::Relaxed)
+    }
+
     /// Sets by how much the wall clock is wrong.
     pub fn set_offset_micros(&self, offset: i64) {
         self.offset_micros.store(offset, Ordering::Relaxed);
@@ -69,7 +75,9 @@ impl SiteClock {
 
 impl Clock for SiteClock {
     fn now_micros(&self) -> i64 {
-        wall_micros() + self.offset_micros.load(Ordering::Relaxed)
+        let offset = self.offset_micros.load(Ordering::Relaxed);
+        self.wrong_answers.fetch_add(u64::from(offset != 0), Ordering::Relaxed);
+        wall_micros() + offset
     }
 
     fn monotonic(&self) -> Duration {

@@ -74,6 +74,11 @@ const BANS: &[Ban] = &[
         instead: "wait for the event itself, or use tokio::time::sleep at the async rim",
     },
     Ban {
+        code: "task::spawn_blocking",
+        scope: Scope::Server,
+        instead: "use tidemark_runtime::spawn_blocking: a simulation runs it in its turn",
+    },
+    Ban {
         code: "unbounded_channel",
         scope: Scope::Everywhere,
         instead: BOUND,

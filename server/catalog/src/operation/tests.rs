@@ -444,7 +444,7 @@ fn a_dropped_family_comes_back_as_another_one() {
     assert!(world.table("t").family("m").is_none());
     world.run(add_family("m").command("t")).unwrap();
     let family = world.table("t").family("m").unwrap();
-    assert_eq!(family.generation, 1);
+    assert_eq!(family.generation, 1, "a name alone is no family");
     assert_ne!(family.settings.id, old);
     let schema = world.table("t").schema(RegionId(1));
     assert_eq!(schema.dropped, [old], "tablets learn what can never come back (R17)");

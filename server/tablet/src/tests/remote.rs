@@ -134,7 +134,7 @@ fn unknown_families_wait_whole_and_hold_the_complete_watermark() {
     builder.end_row().unwrap();
     let outcome = take(&mut replica, &message(2, builder.finish().unwrap())).unwrap();
     assert_eq!((outcome.rows_applied, outcome.rows_quarantined_now), (1, 1));
-    assert_eq!(outcome.complete_hlc, theirs(2).hlc - 1);
+    assert_eq!(outcome.complete_hlc, theirs(2).hlc - 1, "what waits is not complete");
     assert_eq!(
         (replica.value("b", "f"), replica.value("c", "f").as_deref()),
         (None, Some("fine"))

@@ -1,0 +1,129 @@
+//! INV-40: what a peer calls complete is there. For every stream that a replica at the peer knows, each fact that the
+//! origin's tablet holds of its own making, in the stream's range and at or below `complete`, is held at the peer too.
+
+use super::{Invariant, Replica};
+use anyhow::{Result, anyhow, ensure};
+use std::collections::{BTreeMap, BTreeSet};
+use tidemark_base::fact::{Fact, OwnedScope};
+use tidemark_base::{RowRange, Stamp, TombstoneRef};
+
+pub(super) struct WatermarkTruth;
+
+impl Invariant for WatermarkTruth {
+    fn name(&self) -> &'static str {
+        "watermark truth"
+    }
+
+    fn every(&self) -> u64 {
+        50
+    }
+
+    fn look(&mut self, replicas: &[Replica]) -> Result<u64> {
+        let mut compared = 0;
+        let origins = origins(replicas)?;
+        for replica in replicas {
+            let Some(tablet) = &replica.tablet else { continue };
+            let state = tablet.replication_state();
+            if state.streams.is_empty() {
+                continue;
+            }
+            let held = tablet.engine().facts().map_err(|e| anyhow!("{e}"))?;
+            let known: BTreeSet<&Fact> = held.iter().collect();
+            for (stream, at) in &state.streams {
+                let Some(facts) = origins.get(&(stream.region.0, stream.tablet)) else { continue };
+                let range = tablet.descriptor().range.intersect(&at.range);
+                for fact in facts {
+                    let stamp = stamp(fact);
+                    if stamp.region != stream.region || stamp.hlc > at.complete_hlc || !rows(fact).overlaps(&range) {
+                        continue;
+                    }
+                    compared += 1;
+                    ensure!(
+                        known.contains(fact) || may_be_forgotten(fact, facts.iter().chain(&held)),
+                        "{} {}: the stream of tablet {} of region {} is complete to {}, and {fact:?} is not there",
+                        replica.site.name,
+                        tablet.descriptor().tablet,
+                        stream.tablet,
+                        stream.region.0,
+                        at.complete_hlc
+                    );
+                }
+            }
+        }
+        Ok(compared)
+    }
+}
+
+/// What each tablet holds at the origin, by region and tablet: of its replicas the one with the most.
+fn origins(replicas: &[Replica]) -> Result<BTreeMap<(u16, u64), Vec<Fact>>> {
+    let mut origins: BTreeMap<(u16, u64), Vec<Fact>> = BTreeMap::new();
+    for replica in replicas {
+        let Some(tablet) = &replica.tablet else { continue };
+        let facts = tablet.engine().facts().map_err(|e| anyhow!("{e}"))?;
+        let key = (replica.site.region as u16 + 1, tablet.descriptor().tablet.0);
+        let known = origins.entry(key).or_default();
+        if facts.len() > known.len() {
+            *known = facts;
+        }
+    }
+    Ok(origins)
+}
+
+/// Garbage: a tombstone behind the stable cut, or a cell that some fact of either side hides.
+fn may_be_forgotten<'a>(fact: &Fact, mut all: impl Iterator<Item = &'a Fact>) -> bool {
+    let Fact::Cell {
+        row,
+        family,
+        qualifier,
+        version,
+        stamp,
+        ..
+    } = fact
+    else {
+        return true;
+    };
+    all.any(|other| match other {
+        Fact::Cell {
+            row: r,
+            family: f,
+            qualifier: q,
+            version: v,
+            stamp: s,
+            ..
+        } => (r, f, q, v) == (row, family, qualifier, version) && s > stamp,
+        Fact::Tombstone {
+            row: first,
+            scope,
+            versions,
+            stamp: s,
+        } => {
+            let tombstone = TombstoneRef {
+                row: first,
+                scope: scope.borrow(),
+                versions: *versions,
+                stamp: *s,
+            };
+            s > stamp && tombstone.covers(row, *family, qualifier, *version)
+        }
+    })
+}
+
+fn stamp(fact: &Fact) -> Stamp {
+    match fact {
+        Fact::Cell { stamp, .. } | Fact::Tombstone { stamp, .. } => *stamp,
+    }
+}
+
+fn rows(fact: &Fact) -> RowRange {
+    match fact {
+        Fact::Tombstone {
+            row,
+            scope: OwnedScope::RowRange { end },
+            ..
+        } => RowRange {
+            start: row.clone(),
+            end: end.clone(),
+        },
+        Fact::Cell { row, .. } | Fact::Tombstone { row, .. } => RowRange::row(row),
+    }
+}

@@ -1,0 +1,196 @@
+//! Which faults a run has: derived from the seed, overlapping, each with something that would show that it happened.
+
+use crate::chance;
+use crate::site::{NODES, REGIONS, name};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use std::time::Duration;
+
+/// What is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The process is killed and the power goes; it comes back at the end.
+    Crash(String),
+    /// All of a region at once.
+    CrashRegion(usize),
+    /// What the two send to each other is dropped.
+    Cut(String, String),
+    /// What the first sends to the second is dropped; not the other way.
+    CutOneWay(String, String),
+    /// What the two send to each other waits until the end.
+    Hold(String, String),
+    /// The regions cannot reach each other.
+    CutWan,
+    /// A wall clock is wrong by so many milliseconds.
+    ClockOffset(String, i64),
+    /// Syncs take a hundred times as long.
+    SlowDisk(String),
+    /// The disk is full.
+    FullDisk(String),
+    /// A sync fails; the node is restarted at the end.
+    FailedSync(String),
+    /// The process is killed and a bit of its log flips: it must refuse to start, for ever.
+    FlippedBit(String),
+}
+
+/// A fault of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// `f3 crash e2`.
+    pub id: String,
+    /// What.
+    pub kind: Kind,
+    /// After the begin of the faults.
+    pub from: Duration,
+    /// When it is undone.
+    pub until: Duration,
+}
+
+impl Kind {
+    /// One word for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Kind::Crash(_) => "crash",
+            Kind::CrashRegion(_) => "crash-region",
+            Kind::Cut(..) => "cut",
+            Kind::CutOneWay(..) => "cut-one-way",
+            Kind::Hold(..) => "hold",
+            Kind::CutWan => "cut-wan",
+            Kind::ClockOffset(..) => "clock-offset",
+            Kind::SlowDisk(_) => "slow-disk",
+            Kind::FullDisk(_) => "full-disk",
+            Kind::FailedSync(_) => "failed-sync",
+            Kind::FlippedBit(_) => "flipped-bit",
+        }
+    }
+
+    /// On whom.
+    pub fn target(&self) -> String {
+        match self {
+            Kind::Crash(site)
+            | Kind::ClockOffset(site, _)
+            | Kind::SlowDisk(site)
+            | Kind::FullDisk(site)
+            | Kind::FailedSync(site)
+            | Kind::FlippedBit(site) => site.clone(),
+            Kind::CrashRegion(region) => REGIONS[*region].to_owned(),
+            Kind::Cut(a, b) | Kind::Hold(a, b) => format!("{a}<->{b}"),
+            Kind::CutOneWay(a, b) => format!("{a}->{b}"),
+            Kind::CutWan => "east<->west".to_owned(),
+        }
+    }
+
+    /// The sites that it needs to be up, so that its effect can be seen.
+    fn needs(&self) -> Vec<String> {
+        match self {
+            Kind::Cut(a, b) | Kind::Hold(a, b) | Kind::CutOneWay(a, b) => vec![a.clone(), b.clone()],
+            Kind::CutWan => Vec::new(),
+            Kind::CrashRegion(region) => (1..=NODES).map(|node| name(*region, node)).collect(),
+            other => vec![other.target()],
+        }
+    }
+
+    /// True if the sites are down, or not themselves, meanwhile.
+    fn is_exclusive(&self) -> bool {
+        matches!(
+            self,
+            Kind::Crash(_) | Kind::CrashRegion(_) | Kind::FailedSync(_) | Kind::FlippedBit(_) | Kind::FullDisk(_)
+        )
+    }
+}
+
+/// A plan for so long.
+pub fn plan(seed: u64, lasting: Duration) -> Vec<Planned> {
+    let mut rng = chance::stream(seed, "plan");
+    let wanted = rng.random_range(4..=10);
+    let mut plan: Vec<Planned> = Vec::new();
+    // Bounded: what does not fit between the others is not tried for ever.
+    for _ in 0..wanted * 4 {
+        if plan.len() >= wanted {
+            break;
+        }
+        let kind = kind(&mut rng, &plan);
+        let from = Duration::from_millis(rng.random_range(0..lasting.as_millis() as u64 * 3 / 4));
+        let long = match kind {
+            Kind::Crash(_) | Kind::CrashRegion(_) | Kind::FlippedBit(_) => 200..5_000,
+            Kind::FailedSync(_) => 1_000..4_000,
+            Kind::CutOneWay(..) | Kind::Cut(..) | Kind::CutWan => 700..7_000,
+            Kind::Hold(..) => 700..4_000,
+            Kind::ClockOffset(..) => 1_000..8_000,
+            Kind::SlowDisk(_) | Kind::FullDisk(_) => 1_000..4_000,
+        };
+        let until = (from + Duration::from_millis(rng.random_range(long))).min(lasting);
+        if until < from + Duration::from_millis(200) || !fits(&plan, &kind, from, until) {
+            continue;
+        }
+        let id = format!("f{} {} {}", plan.len() + 1, kind.word(), kind.target());
+        plan.push(Planned { id, kind, from, until });
+    }
+    plan.sort_by(|a, b| (a.from, &a.id).cmp(&(b.from, &b.id)));
+    plan
+}
+
+/// By how much the plan's clocks are wrong at most.
+pub fn greatest_offset(plan: &[Planned]) -> Duration {
+    let offsets = plan.iter().filter_map(|planned| match planned.kind {
+        Kind::ClockOffset(_, ms) => Some(ms.unsigned_abs()),
+        _ => None,
+    });
+    Duration::from_millis(offsets.max().unwrap_or(0))
+}
+
+/// A fault whose target is down anyway would have no effect of its own.
+fn fits(plan: &[Planned], kind: &Kind, from: Duration, until: Duration) -> bool {
+    let margin = Duration::from_millis(1_500);
+    plan.iter().all(|other| {
+        let apart = other.until + margin < from || until + margin < other.from;
+        let together = other.kind.needs().iter().any(|site| kind.needs().contains(site));
+        apart || !together || !(other.kind.is_exclusive() || kind.is_exclusive() || other.kind.word() == kind.word())
+    })
+}
+
+fn kind(rng: &mut ChaCha8Rng, plan: &[Planned]) -> Kind {
+    let region = rng.random_range(0..REGIONS.len());
+    let a = rng.random_range(1..=NODES);
+    let b = a % NODES + 1;
+    let (here, there) = (name(region, a), name(region, b));
+    let flipped = plan.iter().any(|other| matches!(other.kind, Kind::FlippedBit(_)));
+    match rng.random_range(0..100) {
+        0..30 => Kind::Crash(here),
+        30..36 => Kind::CrashRegion(region),
+        36..46 => Kind::Cut(here, there),
+        46..58 => Kind::CutOneWay(here, there),
+        58..66 => Kind::Hold(here, there),
+        66..73 => Kind::CutWan,
+        73..81 => {
+            let offsets = [-3_600_000, -2_000, -100, 100, 400, 5_000, 60_000];
+            Kind::ClockOffset(here, offsets[rng.random_range(0..offsets.len())])
+        }
+        81..87 => Kind::SlowDisk(here),
+        87..91 => Kind::FullDisk(here),
+        91..97 => Kind::FailedSync(here),
+        // One node of the run at most: a region needs its quorum back.
+        _ if flipped => Kind::Crash(here),
+        _ => Kind::FlippedBit(here),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_seed_has_one_plan_and_all_kinds_come_up() {
+        let lasting = Duration::from_secs(20);
+        assert_eq!(plan(7, lasting), plan(7, lasting));
+        let mut words = BTreeSet::new();
+        for seed in 0..200 {
+            let plan = plan(seed, lasting);
+            assert!(plan.len() >= 3, "seed {seed}: {plan:?}");
+            words.extend(plan.iter().map(|planned| planned.kind.word()));
+            assert!(plan.iter().all(|planned| planned.until <= lasting));
+        }
+        assert_eq!(words.len(), 11, "{words:?}");
+    }
+}

@@ -1,0 +1,260 @@
+//! What clients ask: a few rows, so that they meet; every kind of operation; each recorded with simulated times.
+
+use crate::chance;
+use crate::network;
+use crate::run::{Control, Stage};
+use crate::site::{NODES, REGIONS, address};
+use crate::time;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use std::time::Duration;
+use tidemark_checkers::Recorder;
+use tidemark_checkers::history::{
+    Action, Cell, Column, Mutation, Octets, Operation, Outcome, Predicate, Seen, SeenRow, Versions,
+};
+use tidemark_client::{
+    Client, ClientError, ClientOptions, Filter, RetryPolicy, Row, RowMutation, Rule, ScanRequest, Table, VersionRange,
+};
+
+/// The table that both regions have.
+pub const SHARED: &str = "shared";
+/// The family of every table.
+pub const FAMILY: &str = "m";
+/// Rows of each table.
+const ROWS: u32 = 12;
+/// Columns of each row.
+const QUALIFIERS: u32 = 3;
+/// Clients of each region.
+pub const CLIENTS: u64 = 3;
+
+/// The table that only that region has; its rows are linearizable.
+pub fn own_table(region: usize) -> String {
+    format!("own-{}", REGIONS[region])
+}
+
+/// A client of one region.
+pub async fn connect(who: &str, region: usize, patience: Duration) -> Result<Client, ClientError> {
+    let options = ClientOptions::builder()
+        .region(REGIONS[region], (1..=NODES).map(|node| address(region, node)))
+        .request_timeout(Duration::from_secs(2))
+        .first_answer_within(patience)
+        .retry(RetryPolicy {
+            deadline: Duration::from_secs(5),
+            ..RetryPolicy::default()
+        })
+        .dialer(network::dialer(who))
+        .build()?;
+    Client::connect(options).await
+}
+
+/// One client, from the begin to the end of the workload.
+pub async fn run(seed: u64, region: usize, number: u64, control: Control) -> turmoil::Result {
+    control.reached(Stage::Begin).await;
+    let id = region as u64 * CLIENTS + number;
+    let mut worker = Worker {
+        rng: chance::stream(seed, &format!("client {id}")),
+        region,
+        client: id,
+        shared: None,
+        own: None,
+        recorder: control.recorder.clone(),
+        control: control.clone(),
+    };
+    while control.stage() < Stage::Quiet {
+        if worker.shared.is_none() {
+            // The region may be down: then the next try is as good.
+            let Ok(client) = connect(&format!("client-{id}"), region, Duration::from_secs(2)).await else {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            };
+            worker.shared = Some(client.table(SHARED));
+            worker.own = Some(client.table(&own_table(region)));
+        }
+        worker.step().await;
+        let pause = worker.rng.random_range(5..80);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    Ok(())
+}
+
+struct Worker {
+    rng: ChaCha8Rng,
+    region: usize,
+    client: u64,
+    shared: Option<Table>,
+    own: Option<Table>,
+    recorder: Recorder,
+    control: Control,
+}
+
+/// An operation on its way.
+struct Asked {
+    id: u64,
+    write: bool,
+}
+
+impl Worker {
+    async fn step(&mut self) {
+        let is_shared = self.rng.random_bool(0.7);
+        let table = if is_shared { &self.shared } else { &self.own };
+        let Some(table) = table.clone() else { return };
+        let row = format!("r-{:02}", self.rng.random_range(0..ROWS));
+        match self.rng.random_range(0..100) {
+            0..55 => self.put(&table, &row).await,
+            55..61 => self.delete_column(&table, &row).await,
+            61..64 => self.delete_row(&table, &row).await,
+            64..84 => self.read(&table, &row).await,
+            84..88 => self.scan(&table).await,
+            88..94 if !is_shared => self.increment(&table, &row).await,
+            94..98 if !is_shared => self.compare(&table, &row).await,
+            _ => self.put(&table, &row).await,
+        }
+    }
+
+    fn begin(&self, table: &Table, row: &str, id: u64, write: bool, action: Action) -> Asked {
+        let region = REGIONS[self.region];
+        let operation = Operation::begun(id, self.client, region, table.name(), row, action, time::nanos());
+        self.recorder.begin(operation);
+        Asked { id, write }
+    }
+
+    fn end<T>(&self, asked: Asked, answer: &Result<T, ClientError>, seen: impl FnOnce(&T) -> Option<Seen>) {
+        let (outcome, seen, error) = match answer {
+            Ok(answer) => (Outcome::Ok, seen(answer), None),
+            Err(error) if error.is_unknown_outcome() => (Outcome::Unknown, None, Some(told(error))),
+            Err(error) => (Outcome::Fail, None, Some(told(error))),
+        };
+        self.control.note(self.region, asked.write, outcome == Outcome::Ok);
+        let text = format!("{} {outcome:?} {seen:?} {error:?}", asked.id);
+        self.control.trace.event(&format!("client {}", self.client), text.as_bytes());
+        self.recorder.end(asked.id, time::nanos(), outcome, seen, error);
+    }
+
+    fn qualifier(&mut self) -> String {
+        format!("q{}", self.rng.random_range(0..QUALIFIERS))
+    }
+
+    async fn put(&mut self, table: &Table, row: &str) {
+        let id = self.recorder.next_id();
+        let mut mutation = RowMutation::new(row);
+        let mut mutations = Vec::new();
+        for n in 0..self.rng.random_range(1..=2) {
+            let (qualifier, version) = (self.qualifier(), self.rng.random_range(1..=4));
+            let value = format!("{id}.{n}");
+            mutation = mutation.put(FAMILY, &qualifier, version, &value);
+            // The later put of one coordinate replaces the earlier one.
+            mutations.retain(|m| !matches!(m, Mutation::Put { qualifier: q, version: v, .. } if *q == Octets::from(&qualifier) && *v == version));
+            mutations.push(Mutation::put(FAMILY, &qualifier, version, &value));
+        }
+        let asked = self.begin(table, row, id, true, Action::Write { mutations });
+        let answer = table.mutate_row(mutation).await;
+        self.end(asked, &answer, |_| None);
+    }
+
+    async fn delete_column(&mut self, table: &Table, row: &str) {
+        let id = self.recorder.next_id();
+        let qualifier = self.qualifier();
+        let mutations = vec![Mutation::DeleteColumn {
+            family: FAMILY.into(),
+            qualifier: Octets::from(&qualifier),
+            versions: Versions::ALL,
+        }];
+        let asked = self.begin(table, row, id, true, Action::Write { mutations });
+        let answer = table.mutate_row(RowMutation::new(row).delete_column(FAMILY, &qualifier)).await;
+        self.end(asked, &answer, |_| None);
+    }
+
+    async fn delete_row(&mut self, table: &Table, row: &str) {
+        let id = self.recorder.next_id();
+        let mutations = vec![Mutation::DeleteRow { versions: Versions::ALL }];
+        let asked = self.begin(table, row, id, true, Action::Write { mutations });
+        let answer = table.mutate_row(RowMutation::new(row).delete_row(VersionRange::ALL)).await;
+        self.end(asked, &answer, |_| None);
+    }
+
+    async fn read(&mut self, table: &Table, row: &str) {
+        let id = self.recorder.next_id();
+        let action = Action::Read {
+            latest: None,
+            column: None,
+        };
+        let asked = self.begin(table, row, id, false, action);
+        let answer = table.get(row).await;
+        self.end(asked, &answer, |row| {
+            Some(Seen::Cells(row.as_ref().map_or_else(Vec::new, cells)))
+        });
+    }
+
+    async fn scan(&mut self, table: &Table) {
+        let id = self.recorder.next_id();
+        let asked = self.begin(table, "", id, false, Action::Scan { end: None });
+        let answer = rows(table).await;
+        self.end(asked, &answer, |rows| Some(Seen::Rows(rows.clone())));
+    }
+
+    async fn increment(&mut self, table: &Table, row: &str) {
+        let id = self.recorder.next_id();
+        let by = self.rng.random_range(1..=9);
+        let column = Column {
+            family: FAMILY.into(),
+            qualifier: "count".into(),
+        };
+        let asked = self.begin(table, row, id, true, Action::Increment { column, by });
+        let rule = Rule::Increment {
+            family: FAMILY.into(),
+            qualifier: "count".into(),
+            by,
+        };
+        let answer = table.read_modify_write(row, vec![rule]).await;
+        self.end(asked, &answer, |row| Some(Seen::Cells(cells(row))));
+    }
+
+    /// Puts if the row is not empty, else puts something else.
+    async fn compare(&mut self, table: &Table, row: &str) {
+        let id = self.recorder.next_id();
+        let (qualifier, version) = (self.qualifier(), self.rng.random_range(1..=4));
+        let put = |what: &str| {
+            let value = format!("{id}.{what}");
+            let mutation = RowMutation::new(row).put(FAMILY, &qualifier, version, &value);
+            (mutation, vec![Mutation::put(FAMILY, &qualifier, version, &value)])
+        };
+        let ((yes, on_match), (no, on_mismatch)) = (put("full"), put("empty"));
+        let action = Action::CheckAndMutate {
+            predicate: Predicate::Exists,
+            on_match,
+            on_mismatch,
+        };
+        let asked = self.begin(table, row, id, true, action);
+        let answer = table.check_and_mutate(row, None::<Filter>, yes, no).await;
+        self.end(asked, &answer, |matched| Some(Seen::Matched(*matched)));
+    }
+}
+
+fn told(error: &ClientError) -> String {
+    format!("{:?} {} {}", error.kind(), error.reason(), error)
+}
+
+fn cells(row: &Row) -> Vec<Cell> {
+    let cell = |cell: &tidemark_client::Cell| Cell {
+        family: cell.family.to_string(),
+        qualifier: Octets::from(&cell.qualifier),
+        version: cell.version,
+        value: Octets::from(&cell.value),
+        stamp: None,
+    };
+    row.cells.iter().map(cell).collect()
+}
+
+/// Everything that a table shows.
+pub async fn rows(table: &Table) -> Result<Vec<SeenRow>, ClientError> {
+    use futures::TryStreamExt;
+    let mut scan = table.scan(ScanRequest::all());
+    let mut rows = Vec::new();
+    while let Some(row) = scan.try_next().await? {
+        rows.push(SeenRow {
+            row: Octets::from(&row.key),
+            cells: cells(&row),
+        });
+    }
+    Ok(rows)
+}
