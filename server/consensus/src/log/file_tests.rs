@@ -77,7 +77,11 @@ fn a_write_interrupted_anywhere_is_cut_off() {
         append(&*log, G, entries(2, 3..4));
         drop(log);
         let last = open(dir.path()).unwrap().state(G).last;
-        assert_eq!(last, Some(at(2, 3)), "written behind an interrupted write, cut at {end}");
+        assert_eq!(
+            last,
+            Some(at(2, 3)),
+            "written behind an interrupted write, cut at {end}"
+        );
     }
 }
 
