@@ -29,6 +29,7 @@
 mod catalog;
 mod codec;
 mod command;
+pub mod decoders;
 mod leaders;
 pub mod limits;
 mod machine;

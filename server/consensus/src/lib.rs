@@ -29,6 +29,7 @@
 
 mod barrier;
 mod codec;
+pub mod decoders;
 mod error;
 mod group;
 #[cfg(test)]

@@ -240,6 +240,11 @@ fn decode_begin(body: Bytes) -> Result<Begin, Malformed> {
     Ok(Begin { id, vote, state, files })
 }
 
+/// True if it is a transfer's beginning or a chunk.
+pub(crate) fn is_message(body: Bytes) -> bool {
+    decode_begin(body.clone()).is_ok() || decode_chunk(body).is_ok()
+}
+
 fn encode_chunk(id: TransferId, file: u32, offset: u64, data: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(32 + data.len());
     id.put(&mut out);

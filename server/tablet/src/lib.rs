@@ -43,6 +43,7 @@ mod apply;
 mod closed;
 mod codec;
 mod command;
+pub mod decoders;
 mod descriptor;
 mod error;
 pub mod factory;

@@ -80,7 +80,7 @@ impl Binaries {
             let Ok(message) = serde_json::from_str::<Message>(message) else {
                 continue;
             };
-            let (Some(path), Some(package)) = (message.executable, message.package()) else {
+            let (Some(package), Some(path)) = (message.package(), message.executable) else {
                 continue;
             };
             let dir = message.manifest_path.parent().unwrap_or(Path::new(".")).to_owned();

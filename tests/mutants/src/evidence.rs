@@ -182,7 +182,7 @@ fn of_groups(bug: Bug) -> Vec<Evidence> {
             CONSENSUS,
             "cluster",
             "a_follower_behind_a_purged_log_gets_a_snapshot_with_its_membership",
-            &["right: [NodeId(1), NodeId(2), NodeId(3)]"],
+            &["right: [n1, n2, n3]"],
         )],
         _ => Vec::new(),
     }

@@ -76,7 +76,12 @@ fn a_write_interrupted_anywhere_is_cut_off() {
         assert_eq!(log.state(G).vote, Some(VOTE));
         append(&*log, G, entries(2, 3..4));
         drop(log);
-        assert_eq!(open(dir.path()).unwrap().state(G).last, Some(at(2, 3)));
+        let last = open(dir.path()).unwrap().state(G).last;
+        assert_eq!(
+            last,
+            Some(at(2, 3)),
+            "written behind an interrupted write, cut at {end}"
+        );
     }
 }
 

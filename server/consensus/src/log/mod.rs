@@ -16,7 +16,7 @@ mod disk;
 mod file;
 mod index;
 mod memory;
-mod record;
+pub(crate) mod record;
 mod recovery;
 mod segment;
 mod writer;

@@ -234,7 +234,7 @@ pub(crate) fn decode(rest: &mut Bytes) -> Result<Record, Malformed> {
     Ok(record)
 }
 
-fn decode_body(body: Bytes) -> Result<Record, Malformed> {
+pub(crate) fn decode_body(body: Bytes) -> Result<Record, Malformed> {
     let mut reader = Reader::new(body);
     let kind = reader.u8("record kind")?;
     let group = GroupId(reader.u64("record group")?);
