@@ -126,7 +126,9 @@ fn command() -> impl Strategy<Value = Command> {
     });
     let change = prop_oneof![
         Just(LinkChange::Prepare),
-        (1u64..3).prop_map(|id| LinkChange::Enable { peer_table: TableId(id) }),
+        (1u64..3).prop_map(|id| LinkChange::Enable {
+            peer_table: TableId(id)
+        }),
         Just(LinkChange::Pause),
         Just(LinkChange::Resume),
         Just(LinkChange::Remove),

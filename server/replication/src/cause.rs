@@ -102,7 +102,12 @@ impl Cause {
         let moment = matches!(error.kind(), ErrorKind::NotLeader | ErrorKind::UnknownOutcome)
             || matches!(
                 error.reason(),
-                "NO_LEADER" | "LEADER_MOVED" | "TABLET_STOPPED" | "SCHEMA_PENDING" | "STREAM_WINDOW" | "PEER_NOT_LINKED"
+                "NO_LEADER"
+                    | "LEADER_MOVED"
+                    | "TABLET_STOPPED"
+                    | "SCHEMA_PENDING"
+                    | "STREAM_WINDOW"
+                    | "PEER_NOT_LINKED"
             );
         match self {
             Cause::LinkPreparing(_) => Pace::Soon,

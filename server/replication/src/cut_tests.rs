@@ -189,7 +189,10 @@ fn a_bad_record_pins_every_tablet_that_it_may_concern_and_is_kept_once() {
         .collect();
     assert_eq!(pins, [(5, Some(&b"evidence"[..])), (5, None), (5, None)]);
     let cause = &batches[2].1.unreadable[0].cause;
-    assert!(cause.contains(&TabletId(2).to_string()) && cause.contains("sum"), "{cause}");
+    assert!(
+        cause.contains(&TabletId(2).to_string()) && cause.contains("sum"),
+        "{cause}"
+    );
     assert!(batches.iter().all(|(_, batch)| batch.link == 4));
 }
 

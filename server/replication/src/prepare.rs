@@ -215,7 +215,11 @@ pub(crate) fn missing_here(
 
 /// R10, R11: what a family's limits hide must be hidden in both regions, or their contents differ for ever (O5).
 fn same_settings(table: &str, here: &PeerFamily, region: &str, there: &PeerFamily, peer: &str) -> Result<()> {
-    let ttl = |family: &PeerFamily| family.ttl_micros.map_or("none".to_owned(), |ttl| format!("{} ms", ttl / 1_000));
+    let ttl = |family: &PeerFamily| {
+        family
+            .ttl_micros
+            .map_or("none".to_owned(), |ttl| format!("{} ms", ttl / 1_000))
+    };
     let versions = |family: &PeerFamily| family.max_versions.map_or("no limit".to_owned(), |max| max.to_string());
     let compression = |family: &PeerFamily| format!("{:?}", family.compression).to_lowercase();
     let settings: [(&str, String, String); 3] = [
@@ -230,7 +234,10 @@ fn same_settings(table: &str, here: &PeerFamily, region: &str, there: &PeerFamil
         "family {}: {what} is {ours} in region {region} and {theirs} in region {peer}",
         here.name
     );
-    let action = format!("set it alike in both: tidemark table alter {table} --set-family {}:…", here.name);
+    let action = format!(
+        "set it alike in both: tidemark table alter {table} --set-family {}:…",
+        here.name
+    );
     Err(Error::new(ErrorKind::FailedPrecondition, "FAMILY_SETTINGS_DIFFER", why)
         .object(format!("table {table} family {}", here.name))
         .action(action))
@@ -376,7 +383,10 @@ mod tests {
         let mut here = table(&[("m", 0)], &[("m", 1)]);
         assert!(refuse_history(&here, "west", 1_000).is_ok());
         here.families[0].settings.set_max_versions(Some(3), 1_000 << 16);
-        assert_eq!(refuse_history(&here, "west", 1_000).unwrap_err().reason(), "FAMILY_HAS_HISTORY");
+        assert_eq!(
+            refuse_history(&here, "west", 1_000).unwrap_err().reason(),
+            "FAMILY_HAS_HISTORY"
+        );
         assert!(refuse_history(&here, "west", 1_001).is_ok(), "the era is over");
         here.families[0].settings.set_ttl(Some(1_000), 5_000);
         here.families[0].settings.set_ttl(None, 9_000);

@@ -19,6 +19,7 @@ use crate::link::{RegionIdentity, Ship, Shipped, TabletAccess};
 use crate::report::HeardReport;
 use crate::run::{damaged, decode_run, decompress};
 use crate::settings::ReplicationSettings;
+use crate::verbs::LINK_STALE;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -26,7 +27,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::limits::MAX_OFFSET_MS;
 use tidemark_base::{Error, ErrorKind, RegionId, Result, RowRange, TableId, TabletId};
-use crate::verbs::LINK_STALE;
 use tidemark_catalog::{Catalog, CatalogView, LinkRecord, LinkState, TableRecord};
 use tidemark_runtime::{ByteBudget, Permit, SharedClock};
 use tidemark_tablet::{RemoteBatch, RemoteOutcome, StreamId};
@@ -232,14 +232,19 @@ fn admit(view: &CatalogView, ship: &Ship) -> Result<(LinkKey, Vec<(TabletId, Row
         ))
     })?;
     if link.peer != ship.from.region {
-        return Err(missing(format!("region {}'s link is with {}", view.region_name, link.peer)));
+        return Err(missing(format!(
+            "region {}'s link is with {}",
+            view.region_name, link.peer
+        )));
     }
     if link.state != LinkState::Enabled {
         let why = format!(
             "region {} has begun to switch replication on and has not finished",
             view.region_name
         );
-        return Err(Error::new(ErrorKind::FailedPrecondition, LINK_PREPARING, why).object(format!("table {}", ship.table)));
+        return Err(
+            Error::new(ErrorKind::FailedPrecondition, LINK_PREPARING, why).object(format!("table {}", ship.table))
+        );
     }
     same_tables(view, table, link, ship)?;
     if ship.first_seq == 0 || ship.first_seq > ship.last_seq || ship.range.is_empty() {

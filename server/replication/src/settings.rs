@@ -1,7 +1,7 @@
 //! The bounds of shipping and receiving, with their units, limits and reasons.
 
-use std::time::Duration;
 use crate::run::BODY_BYTES_MAX;
+use std::time::Duration;
 use tidemark_base::limits;
 
 /// Records in one run, at most. A record is at least some twenty bytes, so this is above what a run of small records

@@ -5,10 +5,10 @@
 //! nothing ever was, the age of the link itself (nothing older can be unshipped).
 
 use crate::cause::Cause;
+use crate::lag::{Lag, millis};
 use crate::report::{
     HeardReport, IncomingReport, IncomingTotals, LinkReport, NodeReport, OutgoingReport, StreamReport, StreamState,
 };
-use crate::lag::{Lag, millis};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tidemark_base::TabletId;

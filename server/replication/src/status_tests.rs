@@ -94,7 +94,12 @@ fn a_stream_that_does_not_know_its_lag_is_shown_with_the_least_bound() {
     let mut known = LastKnown::default();
     let never = merged(&[link()], &with(unknown(600_000)), &mut known, NOW);
     assert_eq!((never.outgoing.lag_ms, never.outgoing.lag_known), (600_000, false));
-    merged(&[link()], &with(stream(2, 1, StreamState::Streaming, 40)), &mut known, NOW);
+    merged(
+        &[link()],
+        &with(stream(2, 1, StreamState::Streaming, 40)),
+        &mut known,
+        NOW,
+    );
     let later = Now {
         ms: NOW.ms + 2_000,
         monotonic: NOW.monotonic + Duration::from_secs(2),
@@ -154,7 +159,10 @@ fn rpo_is_the_worst_stream_as_any_node_last_heard_it_and_unknown_with_a_gap() {
     };
     let whole = |left: &HeardReport, right: &HeardReport| rpo([left, right].into_iter()).unwrap();
     assert!(whole(&left, &right).known);
-    assert!(!whole(&left, &bound).known, "the peer did not know its lag when it was heard");
+    assert!(
+        !whole(&left, &bound).known,
+        "the peer did not know its lag when it was heard"
+    );
     let report = NodeReport {
         heard: vec![left],
         ..NodeReport::default()

@@ -11,9 +11,9 @@
 //! ```
 
 use crate::cause::{Cause, Pace};
+use crate::lag::{Lacking, Lag, Oldest};
 use crate::link::{Ship, Shipped};
 use crate::settings::ReplicationSettings;
-use crate::lag::{Lacking, Lag, Oldest};
 use crate::window::{Advance, Message, Window};
 use std::sync::Arc;
 use std::time::Duration;
@@ -253,12 +253,13 @@ impl StreamCore {
         if !self.rows_unread() {
             (self.unread, self.unsighted) = (None, false);
         } else if self.unread.is_none() {
-            // What comes into sight while this stream watches has just been written; what lay there before may be old.
+            // What comes into sight while this stream watches has just been written. What lay there before may be old, but
+            // not as old as what the peer has.
+            self.unsighted = !self.watching;
             self.unread = Some(Oldest {
-                hlc: None,
+                hlc: Some(self.read_hlc).filter(|hlc| *hlc > 0 && self.unsighted),
                 seen_at: now,
             });
-            self.unsighted = !self.watching;
         }
     }
 
@@ -466,7 +467,6 @@ impl StreamCore {
         self.last_seq
     }
 
-
     /// Why the stream does not simply flow.
     pub fn cause(&self) -> Option<Cause> {
         if let Some(halted) = &self.halted {
@@ -500,7 +500,8 @@ impl StreamCore {
             oldest: self.oldest(),
             held: self.held,
             held_heard: self.held_heard,
-            unknown: lost || !self.schema_known || (self.unsighted && !looked),
+            bound: self.unsighted && !looked,
+            unknown: lost || !self.schema_known || (self.unsighted && !looked && self.read_hlc == 0),
             linked_at_ms: self.linked_at_ms,
         }
     }

@@ -347,7 +347,14 @@ fn what_a_peer_holds_survives_a_change_of_leaders() {
     assert_eq!(new.cause(), Some(Cause::Quarantined(3)));
     feed(&mut new, 2, 1, secs(1));
     read(&mut new, 2, 0, secs(1));
-    new.sent_ok(2, &Shipped { applied_seq: 2, ..holds.clone() }, secs(1));
+    new.sent_ok(
+        2,
+        &Shipped {
+            applied_seq: 2,
+            ..holds.clone()
+        },
+        secs(1),
+    );
     assert_eq!(lag(&new, NOW_MS, secs(1)), (4_000, true), "now it is heard");
     assert_eq!(new.acknowledged_hlc(2, hlc(NOW_MS)), hlc(NOW_MS - 4_000));
     let nothing = StreamStart {
@@ -355,7 +362,11 @@ fn what_a_peer_holds_survives_a_change_of_leaders() {
         ..start
     };
     let new = began(ReplicationSettings::default(), nothing);
-    assert_eq!(lag(&new, NOW_MS, secs(0)), (0, true), "and where nothing was held nothing is");
+    assert_eq!(
+        lag(&new, NOW_MS, secs(0)),
+        (0, true),
+        "and where nothing was held nothing is"
+    );
 }
 
 /// INV-43: a leader that comes finds rows that may have waited for hours.
@@ -369,10 +380,26 @@ fn what_lay_unread_before_a_stream_began_has_no_age_until_it_was_looked_at() {
     };
     let mut core = StreamCore::new(settings, start, secs(0));
     core.set_paused(true);
-    assert_eq!(lag(&core, NOW_MS, secs(0)), (600_000, false), "the schema was not seen yet");
+    assert_eq!(
+        lag(&core, NOW_MS, secs(0)),
+        (600_000, false),
+        "the schema was not seen yet"
+    );
     core.set_schema_known(true);
     feed(&mut core, 90, 80, secs(0));
-    assert_eq!(lag(&core, NOW_MS, secs(0)), (600_000, false));
+    assert_eq!(lag(&core, NOW_MS, secs(0)), (600_000, false), "not older than the link");
+    let acked = StreamStart {
+        acked_hlc: hlc(NOW_MS - 800),
+        ..start
+    };
+    let mut bounded = StreamCore::new(Arc::new(ReplicationSettings::default()), acked, secs(0));
+    bounded.set_schema_known(true);
+    feed(&mut bounded, 90, 80, secs(0));
+    assert_eq!(
+        lag(&bounded, NOW_MS, secs(0)),
+        (800, false),
+        "nor than what the peer has"
+    );
     assert!(matches!(core.next(secs(0)), Step::Peek { from_seq: 11 }));
     core.peeked(Some((70, hlc(NOW_MS - 9_000))), 70, secs(0));
     assert_eq!(lag(&core, NOW_MS, secs(0)), (9_000, true));
@@ -441,7 +468,11 @@ fn a_change_of_leaders_at_the_peer_never_makes_a_stream_wait_for_long() {
             step => panic!("{step:?}"),
         }
     }
-    assert_eq!(core.judge(&away).1, Duration::from_secs(3), "who does not answer is asked rarely");
+    assert_eq!(
+        core.judge(&away).1,
+        Duration::from_secs(3),
+        "who does not answer is asked rarely"
+    );
 }
 
 #[test]

@@ -19,10 +19,10 @@
 //! replication is disabled. Nor is a refusal of a repeat: the feed of the first call holds writes by then.
 
 use crate::keeper::push_schema;
-use crate::prepare::{missing_here, refuse_history};
 use crate::link::{
     PeerConnector, PeerFamily, PeerLink, PrepareTable, Prepared, RegionIdentity, ReleaseTable, TabletAccess,
 };
+use crate::prepare::{missing_here, refuse_history};
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::{Error, ErrorKind, Result, TableId};

@@ -86,7 +86,10 @@ async fn a_message_of_an_earlier_table_is_never_taken_for_the_present_one() {
         assert!(west.cells("t").is_empty() && west.facts("t").is_empty());
         let now = under_way(&east, table_id(&east), table_id(&west));
         let heard = west.replicator.node_report().heard;
-        assert!(heard.iter().all(|stream| stream.tablet != now.tablet.0), "nothing was heard of it either");
+        assert!(
+            heard.iter().all(|stream| stream.tablet != now.tablet.0),
+            "nothing was heard of it either"
+        );
     }
     // The link that there is works.
     east.put("t", "a", "m", "1").await;
@@ -171,7 +174,11 @@ async fn streams_flow_soon_after_an_unfinished_enable_is_finished() {
             link.state == StreamState::Blocked && link.outgoing.lag_ms > 2_500
         })
         .await;
-    assert!(waiting.cause.contains("is switching replication on"), "{}", waiting.cause);
+    assert!(
+        waiting.cause.contains("is switching replication on"),
+        "{}",
+        waiting.cause
+    );
     let since = east.clock.monotonic();
     east.replicator.enable("t", "west").await.unwrap();
     until("the peer's row comes", || east.cells("t").len() == 1).await;
@@ -201,7 +208,10 @@ async fn a_change_of_leaders_is_waited_for_at_the_target() {
     let taken = west.replicator.on_ship(ship).await.unwrap();
     elected.await.unwrap();
     assert_eq!(taken.applied_seq, 1);
-    assert!(west.gate.turned_away.load(Ordering::Relaxed) > 1, "it was asked for again");
+    assert!(
+        west.gate.turned_away.load(Ordering::Relaxed) > 1,
+        "it was asked for again"
+    );
     // Who does not come back is not waited for for ever.
     west.gate.leaderless.store(true, Ordering::Relaxed);
     let mut next = under_way(&east, table_id(&east), table_id(&west));
@@ -261,4 +271,3 @@ async fn memory_for_shipping_is_counted_and_bounded() {
     east.stop().await;
     west.stop().await;
 }
-

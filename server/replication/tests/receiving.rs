@@ -129,7 +129,11 @@ async fn a_record_that_cannot_be_read_is_kept_aside_once_and_the_rest_flows() {
     for tablet in &tablets {
         entries.extend(tablet.quarantine(None, 10).await.unwrap().entries);
     }
-    let kept: Vec<&str> = entries.iter().filter(|e| e.rows > 0).map(|e| e.cause.as_str()).collect();
+    let kept: Vec<&str> = entries
+        .iter()
+        .filter(|e| e.rows > 0)
+        .map(|e| e.cause.as_str())
+        .collect();
     assert_eq!((kept.len(), entries.len()), (2, 4), "{entries:?}");
     assert!(
         kept.iter().any(|cause| cause.contains("its origin could not read it")),

@@ -263,7 +263,9 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_was_given_up_on_is_left() {
         // They take the connection and never answer.
-        let silent: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let silent: Vec<_> = (0..2)
+            .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
         let peer = PeerRecord {
             name: "west".into(),
             region: RegionId(2),

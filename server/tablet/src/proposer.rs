@@ -143,7 +143,8 @@ impl Proposer {
         if self.shared.schema().is_none()
             && let Some(schema) = self.initial_schema.clone()
         {
-            self.submit(term, set_schema::encode(&schema, false), false, |_| {}).await;
+            self.submit(term, set_schema::encode(&schema, false), false, |_| {})
+                .await;
         }
         while !self.shutdown.is_triggered() {
             let close_in = self.close_in();

@@ -7,9 +7,9 @@ use crate::error;
 use crate::factory::EngineFactory;
 use crate::feed::FeedHead;
 use crate::machine::Machine;
+use crate::operation::acknowledge_feed::AcknowledgeFeed;
 use crate::operation::check_and_mutate::CheckAndMutateCommand;
 use crate::operation::read_modify_write::{ReadModifyWriteCommand, RmwRule};
-use crate::operation::acknowledge_feed::AcknowledgeFeed;
 use crate::operation::{acknowledge_feed, discard, set_schema};
 use crate::proposer::{Proposer, QUEUE_LEN, Request, What};
 use crate::quarantine::{self, Discarded, QuarantinePage};
@@ -448,7 +448,11 @@ impl Tablet {
     /// be here, and `complete` no longer waits for them. For an operator who has decided so; nothing else calls it.
     pub async fn discard_quarantine(&self, region: RegionId, places: &[(StreamId, u64)]) -> Result<Discarded> {
         if places.len() > discard::PLACES_MAX {
-            let say = format!("{} entries are named; at most {} at a time", places.len(), discard::PLACES_MAX);
+            let say = format!(
+                "{} entries are named; at most {} at a time",
+                places.len(),
+                discard::PLACES_MAX
+            );
             return Err(Error::invalid("ENTRIES_TOO_MANY", say).action("name fewer, or discard all of a peer's"));
         }
         let command = discard::encode(region, places);

@@ -102,9 +102,7 @@ impl From<FamilySpecForm> for FamilySpec {
 #[serde(rename_all = "snake_case")]
 pub(super) enum LinkChangeForm {
     Prepare,
-    Enable {
-        peer_table: u64,
-    },
+    Enable { peer_table: u64 },
     Pause,
     Resume,
     Remove,

@@ -484,7 +484,11 @@ fn a_peers_generations_are_taken_over_or_refused() {
     assert_eq!(world.table("t").family("m").unwrap().generation, 3);
     assert_eq!(world.table("t").family("s").unwrap().generation, 0);
     let gone = |world: &World| world.table("t").schema(RegionId(1)).dropped.len();
-    assert_eq!(gone(&world), 3, "what the peer used up before can never live here either");
+    assert_eq!(
+        gone(&world),
+        3,
+        "what the peer used up before can never live here either"
+    );
     world.run(drop_family("m").command("t")).unwrap();
     assert_eq!(gone(&world), 4);
     world.refused(

@@ -56,7 +56,12 @@ fn wire_family(family: &PeerFamily) -> wire::FamilySpec {
 }
 
 fn families(families: Vec<wire::FamilySpec>) -> Result<Vec<PeerFamily>> {
-    at_most("FAMILIES_TOO_MANY", "list of families", families.len(), limits::FAMILIES_MAX)?;
+    at_most(
+        "FAMILIES_TOO_MANY",
+        "list of families",
+        families.len(),
+        limits::FAMILIES_MAX,
+    )?;
     let family = |family: wire::FamilySpec| {
         Ok(PeerFamily {
             id: FamilyId(family.id),

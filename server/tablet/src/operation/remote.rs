@@ -102,7 +102,10 @@ fn linked(schema: &TableSchema, batch: &RemoteBatch) -> Result<(), Error> {
     }
     Err(Error::unavailable(
         "PEER_NOT_LINKED",
-        format!("the table is not replicated with {} over this link here, or not yet", stream.region),
+        format!(
+            "the table is not replicated with {} over this link here, or not yet",
+            stream.region
+        ),
         Duration::from_millis(100),
     ))
 }
