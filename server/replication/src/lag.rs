@@ -6,9 +6,9 @@
 //!              in the peer's             oldest          found by a look, or younger than what was read
 //!              quarantine: `held`
 //! ```
-//! What is not known: what lies unread when a leader has just come, until it has looked; what waits in the quarantine where
-//! the peer cannot say how old it is; what a peer has lost, or can never get. Then the age of the link is the bound: nothing
-//! that the peer lacks is older.
+//! What is not known: what lies unread when a leader has just come, until it has looked; that is younger than what the peer has
+//! acknowledged. And what waits in the quarantine where the peer cannot say how old it is; what a peer has lost, or can never
+//! get: then the age of the link is the bound, because nothing that the peer lacks is older.
 
 use std::time::Duration;
 use tidemark_tablet::PeerQuarantine;
@@ -49,6 +49,8 @@ pub struct Lacking {
     pub held: PeerQuarantine,
     /// The peer has spoken of it to this stream; otherwise some of it may have drained.
     pub held_heard: bool,
+    /// `oldest` is not what is lacking but something before it, which the peer has.
+    pub bound: bool,
     /// Something else may be lacking, of an age that is not known.
     pub unknown: bool,
     /// When the link was made, by this region's clock.
@@ -62,6 +64,7 @@ impl Lacking {
             oldest: None,
             held: PeerQuarantine::default(),
             held_heard: false,
+            bound: false,
             unknown: true,
             linked_at_ms,
         }
@@ -79,7 +82,7 @@ impl Lacking {
         };
         Lag {
             ms: in_sight.max(held),
-            known: !ageless && (!holds || self.held_heard),
+            known: !ageless && !self.bound && (!holds || self.held_heard),
         }
     }
 }

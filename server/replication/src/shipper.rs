@@ -10,7 +10,7 @@
 use crate::counters::Counters;
 use crate::link::{PeerConnector, RegionIdentity, TabletAccess};
 use crate::settings::ReplicationSettings;
-use crate::stream::{self, StreamParts, StreamView};
+use crate::stream::{self, LinkStart, StreamParts, StreamView};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -192,9 +192,15 @@ impl Shipper {
         } = wanted;
         let stop = parts.stop.child();
         let (pause, paused) = watch::channel(paused);
+        let link = LinkStart {
+            peer: identity.peer.region,
+            number: identity.link,
+            made_at_ms: identity.linked_at_ms,
+        };
+        let first = stream::first_look(&tablet, link, parts.settings.clone(), parts.clock.monotonic());
         let stream_view = Arc::new(Mutex::new(StreamView::new(
             (identity.table.clone(), identity.peer.name.clone()),
-            identity.linked_at_ms,
+            &first,
             tablet.descriptor().tablet.0,
             identity.term,
             parts.clock.monotonic(),

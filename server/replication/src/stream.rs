@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::{Error, RegionId, Result, TableId};
 use tidemark_runtime::{ByteBudget, Entropy, Permit, SharedClock, Shutdown};
-use tidemark_tablet::Tablet;
+use tidemark_tablet::{ReplicationState, Tablet};
 use tokio::sync::watch;
 
 /// A stream that has not shown itself for that long is not believed any more.
@@ -97,10 +97,10 @@ pub struct StreamView {
 }
 
 impl StreamView {
-    /// The view of a stream that has not run yet, over a link that was made at that time.
+    /// The view of a stream that has not run yet: what can be seen at a first look.
     pub fn new(
         (table, peer): (String, String),
-        linked_at_ms: u64,
+        first: &StreamCore,
         tablet: u64,
         term: u64,
         now: Duration,
@@ -111,8 +111,8 @@ impl StreamView {
             tablet,
             term,
             paused: false,
-            cause: Some(Cause::SchemaPending),
-            lacking: Lacking::unknown(linked_at_ms),
+            cause: first.cause(),
+            lacking: first.lacking(),
             acked_seq: 0,
             last_seq: 0,
             acknowledged_hlc: 0,
@@ -191,24 +191,20 @@ pub async fn run(parts: StreamParts) {
     let mut feed = parts.tablet.watch_replication();
     let mut paused = parts.paused.clone();
     let tick = Duration::from_millis(parts.settings.reconcile_interval_ms);
-    let start = {
-        let (state, peer) = (feed.borrow_and_update(), &parts.peer_region);
-        StreamStart {
-            acked_seq: state.acked.get(peer).copied(),
-            acked_hlc: state.acked_hlc.get(peer).copied().unwrap_or(0),
-            held: state.acked_held.get(peer).copied().unwrap_or_default(),
-            linked_at_ms: parts.linked_at_ms,
-        }
+    let link = LinkStart {
+        peer: parts.peer_region,
+        number: parts.link_number,
+        made_at_ms: parts.linked_at_ms,
     };
-    let acked = start.acked_seq;
-    let mut core = StreamCore::new(parts.settings.clone(), start, parts.clock.monotonic());
+    let mut core = first_look(&parts.tablet, link, parts.settings.clone(), parts.clock.monotonic());
+    let acked_seq = core.window().acked_seq();
     let mut running = Running {
         sends: FuturesUnordered::new(),
         read: None,
         peek: None,
         ack: None,
     };
-    tracing::debug!(table = parts.table, peer = parts.peer, tablet = %parts.tablet.descriptor().tablet, ?acked, "stream starts");
+    tracing::debug!(table = parts.table, peer = parts.peer, tablet = %parts.tablet.descriptor().tablet, acked_seq, "stream starts");
     loop {
         look_around(&parts, &mut core, &mut feed, &mut paused);
         let wait = begin_steps(&parts, &mut core, &mut running);
@@ -232,6 +228,46 @@ pub async fn run(parts: StreamParts) {
     }
 }
 
+/// A link as a stream begins on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinkStart {
+    pub(crate) peer: RegionId,
+    pub(crate) number: u64,
+    pub(crate) made_at_ms: u64,
+}
+
+/// A stream at the moment at which it begins: what the tablet knows of it.
+pub(crate) fn first_look(
+    tablet: &Tablet,
+    link: LinkStart,
+    settings: Arc<ReplicationSettings>,
+    now: Duration,
+) -> StreamCore {
+    let (state, peer) = (tablet.replication_state(), &link.peer);
+    let start = StreamStart {
+        acked_seq: state.acked.get(peer).copied(),
+        acked_hlc: state.acked_hlc.get(peer).copied().unwrap_or(0),
+        held: state.acked_held.get(peer).copied().unwrap_or_default(),
+        linked_at_ms: link.made_at_ms,
+    };
+    let mut core = StreamCore::new(settings, start, now);
+    core.set_schema_known(schema_names(tablet, link.peer, link.number));
+    core.feed_at(feed_end(&state, link.peer), now);
+    core
+}
+
+fn schema_names(tablet: &Tablet, peer: RegionId, link: u64) -> bool {
+    tablet.schema().is_some_and(|schema| schema.link(peer) == Some(link))
+}
+
+fn feed_end(state: &ReplicationState, peer: RegionId) -> FeedEnd {
+    FeedEnd {
+        last_seq: state.feed_last_seq,
+        last_rows_seq: state.last_rows_seq,
+        persisted_seq: state.acked.get(&peer).copied(),
+    }
+}
+
 /// Waits for a future that may not be there; takes it away when it is done.
 async fn pending<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
     match slot {
@@ -247,24 +283,13 @@ async fn pending<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
 fn look_around(
     parts: &StreamParts,
     core: &mut StreamCore,
-    feed: &mut watch::Receiver<Arc<tidemark_tablet::ReplicationState>>,
+    feed: &mut watch::Receiver<Arc<ReplicationState>>,
     paused: &mut watch::Receiver<bool>,
 ) {
     let state = feed.borrow_and_update().clone();
-    let known = parts
-        .tablet
-        .schema()
-        .is_some_and(|schema| schema.link(parts.peer_region) == Some(parts.link_number));
-    core.set_schema_known(known);
+    core.set_schema_known(schema_names(&parts.tablet, parts.peer_region, parts.link_number));
     core.set_paused(*paused.borrow_and_update());
-    core.feed_at(
-        FeedEnd {
-            last_seq: state.feed_last_seq,
-            last_rows_seq: state.last_rows_seq,
-            persisted_seq: state.acked.get(&parts.peer_region).copied(),
-        },
-        parts.clock.monotonic(),
-    );
+    core.feed_at(feed_end(&state, parts.peer_region), parts.clock.monotonic());
 }
 
 /// Begins everything that is to be done now; returns how long nothing more is.
@@ -430,7 +455,7 @@ fn answered(parts: &StreamParts, core: &mut StreamCore, first_seq: u64, answer: 
     }
 }
 
-fn show(parts: &StreamParts, core: &StreamCore, feed: &watch::Receiver<Arc<tidemark_tablet::ReplicationState>>) {
+fn show(parts: &StreamParts, core: &StreamCore, feed: &watch::Receiver<Arc<ReplicationState>>) {
     let state = feed.borrow().clone();
     let acked_seq = core.window().acked_seq();
     let acknowledged_hlc = core.acknowledged_hlc(state.feed_last_seq, state.closed);

@@ -261,12 +261,13 @@ impl StreamCore {
         if !self.rows_unread() {
             (self.unread, self.unsighted) = (None, false);
         } else if self.unread.is_none() {
-            // What comes into sight while this stream watches has just been written; what lay there before may be old.
+            // What comes into sight while this stream watches has just been written. What lay there before may be old, but
+            // not as old as what the peer has.
+            self.unsighted = !self.watching;
             self.unread = Some(Oldest {
-                hlc: None,
+                hlc: Some(self.read_hlc).filter(|hlc| *hlc > 0 && self.unsighted),
                 seen_at: now,
             });
-            self.unsighted = !self.watching;
         }
     }
 
@@ -507,7 +508,8 @@ impl StreamCore {
             oldest: self.oldest(),
             held: self.held,
             held_heard: self.held_heard,
-            unknown: lost || !self.schema_known || (self.unsighted && !looked),
+            bound: self.unsighted && !looked,
+            unknown: lost || !self.schema_known || (self.unsighted && !looked && self.read_hlc == 0),
             linked_at_ms: self.linked_at_ms,
         }
     }

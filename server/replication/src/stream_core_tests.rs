@@ -405,7 +405,19 @@ fn what_lay_unread_before_a_stream_began_has_no_age_until_it_was_looked_at() {
     );
     core.set_schema_known(true);
     feed(&mut core, 90, 80, secs(0));
-    assert_eq!(lag(&core, NOW_MS, secs(0)), (600_000, false));
+    assert_eq!(lag(&core, NOW_MS, secs(0)), (600_000, false), "not older than the link");
+    let acked = StreamStart {
+        acked_hlc: hlc(NOW_MS - 800),
+        ..start
+    };
+    let mut bounded = StreamCore::new(Arc::new(ReplicationSettings::default()), acked, secs(0));
+    bounded.set_schema_known(true);
+    feed(&mut bounded, 90, 80, secs(0));
+    assert_eq!(
+        lag(&bounded, NOW_MS, secs(0)),
+        (800, false),
+        "nor than what the peer has"
+    );
     assert!(matches!(core.next(secs(0)), Step::Peek { from_seq: 11 }));
     core.peeked(Some((70, hlc(NOW_MS - 9_000))), 70, secs(0));
     assert_eq!(lag(&core, NOW_MS, secs(0)), (9_000, true));

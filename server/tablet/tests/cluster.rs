@@ -223,6 +223,45 @@ async fn an_idle_tablet_with_peers_closes_and_a_peers_facts_come_in() {
     cluster.stop().await;
 }
 
+/// O14: facts of a peer that are on their way to commit do not put a close off; only own stamps do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_does_not_wait_for_a_peers_facts() {
+    let mut cluster = Cluster::start(1, schema(1, EAST, &[WEST]), TabletSettings::default()).await;
+    let leader = cluster.leader().await;
+    let engine = cluster.engine(NodeId(1));
+    // Apply stands still, so the message stays on its way for as long as the test wants.
+    engine.refuse_commits(0, u64::MAX);
+    let message = RemoteBatch {
+        stream: StreamId {
+            region: WEST,
+            tablet: 3,
+        },
+        link: 0,
+        range: RowRange::all(),
+        first_seq: 1,
+        last_seq: 1,
+        closed_hlc: 1,
+        parts: Vec::new(),
+        unreadable: Vec::new(),
+    };
+    let waiting = tokio::spawn({
+        let leader = leader.clone();
+        async move { leader.apply_remote(message.encode()).await }
+    });
+    until("apply to meet the message", || engine.refusals_left() < u64::MAX).await;
+    let before = leader.group().status().last_index;
+    cluster.clock.advance(Duration::from_millis(300));
+    until("a close in the log", || leader.group().status().last_index > before).await;
+    assert!(!waiting.is_finished());
+    engine.refuse_commits(0, 0);
+    waiting.await.unwrap().unwrap();
+    until("the close to be applied", || {
+        leader.replication_state().feed_last_seq > 0
+    })
+    .await;
+    cluster.stop().await;
+}
+
 /// O14: a tablet that only receives, without a pause, tells its own peers all the same that it wrote nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tablet_that_only_receives_closes_too() {
