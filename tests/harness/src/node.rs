@@ -124,7 +124,12 @@ impl NodeProcess {
             self.spec.region
         );
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut words = self.launch.prefix.iter().map(PathBuf::from).chain([self.binary.clone()]);
+        let mut words = self
+            .launch
+            .prefix
+            .iter()
+            .map(PathBuf::from)
+            .chain([self.binary.clone()]);
         let first = words.next().context("there is a binary at least")?;
         let child = Command::new(first)
             .args(words)

@@ -83,8 +83,12 @@ impl Arena {
         for region in 0..REGIONS.len() {
             let host = |node| arena.host(region, node);
             let hosts: Vec<String> = (1..=NODES).map(host).collect();
-            arena.addresses.push(hosts.iter().map(|h| format!("{h}:{GRPC_PORT}")).collect());
-            arena.admins.push(hosts.iter().map(|h| format!("{h}:{ADMIN_PORT}")).collect());
+            arena
+                .addresses
+                .push(hosts.iter().map(|h| format!("{h}:{GRPC_PORT}")).collect());
+            arena
+                .admins
+                .push(hosts.iter().map(|h| format!("{h}:{ADMIN_PORT}")).collect());
             let servers = (1..=NODES)
                 .map(|node| {
                     let server = arena.server(At { region, node }, &wants, shim.as_deref(), plan.timing)?;
@@ -102,7 +106,12 @@ impl Arena {
         }
         // All of 127/8 is loopback; the process id keeps two runs apart.
         let own = std::process::id();
-        format!("127.{}.{}.{}", 16 + (own >> 8) % 200, 1 + own % 250, region as u64 * 20 + node)
+        format!(
+            "127.{}.{}.{}",
+            16 + (own >> 8) % 200,
+            1 + own % 250,
+            region as u64 * 20 + node
+        )
     }
 
     fn server(&self, at: At, wants: &Wants, library: Option<&Path>, timing: Timing) -> Result<Server> {
@@ -122,7 +131,11 @@ impl Arena {
             _ => None,
         };
         let mut launch = Launch {
-            prefix: self.network.as_ref().map(|n| n.launcher(at.region, at.node)).unwrap_or_default(),
+            prefix: self
+                .network
+                .as_ref()
+                .map(|n| n.launcher(at.region, at.node))
+                .unwrap_or_default(),
             environment: vec![("TIDEMARK_LISTEN__INSECURE".into(), "true".into())],
             data_dir: disk.as_ref().map(|d| d.place().join("data")),
         };
@@ -181,7 +194,9 @@ impl Arena {
     /// Every server.
     pub fn all(&self) -> Vec<At> {
         let regions = 0..self.servers.len();
-        regions.flat_map(|region| (1..=NODES).map(move |node| At { region, node })).collect()
+        regions
+            .flat_map(|region| (1..=NODES).map(move |node| At { region, node }))
+            .collect()
     }
 
     /// Takes a server for oneself: nobody else does anything to it until the guard goes.
@@ -201,7 +216,9 @@ impl Arena {
 
     /// The namespaces and the link; an error without root.
     pub fn network(&self) -> Result<&Network> {
-        self.network.as_ref().context("there is no network of our own without root")
+        self.network
+            .as_ref()
+            .context("there is no network of our own without root")
     }
 
     /// Log file of a server.

@@ -42,7 +42,10 @@ pub fn check(options: &Options) -> Result<()> {
         text += &format!("\n  {}: {}", one.what, one.remedy);
     }
     if !options.without_root {
-        text += &format!("\nwithout root: ./x nemesis --without-root, for the profiles {}", rootless().join(", "));
+        text += &format!(
+            "\nwithout root: ./x nemesis --without-root, for the profiles {}",
+            rootless().join(", ")
+        );
     }
     bail!("{text}")
 }
@@ -60,7 +63,10 @@ fn missing(options: &Options) -> Vec<Missing> {
     if !options.without_root {
         if !rustix::process::geteuid().is_root() {
             // Everything below would fail for this reason alone.
-            return vec![Missing::new("root", "run it as root, in a virtual machine or a privileged container")];
+            return vec![Missing::new(
+                "root",
+                "run it as root, in a virtual machine or a privileged container",
+            )];
         }
         network(&mut missing);
     }
@@ -89,7 +95,10 @@ fn network(missing: &mut Vec<Missing>) {
         }
     }
     if !Path::new("/dev/net/tun").exists() {
-        missing.push(Missing::new("/dev/net/tun", "modprobe tun; in a container: --device /dev/net/tun"));
+        missing.push(Missing::new(
+            "/dev/net/tun",
+            "modprobe tun; in a container: --device /dev/net/tun",
+        ));
     }
     let probe = format!("tm{}-probe", std::process::id());
     if !works("ip", &["netns", "add", &probe]) {
@@ -99,14 +108,23 @@ fn network(missing: &mut Vec<Missing>) {
         ));
         return;
     }
-    if !works("ip", &["netns", "exec", &probe, "iptables", "-w", "-A", "INPUT", "-j", "DROP"]) {
-        missing.push(Missing::new("iptables in a namespace", "a kernel with netfilter, CAP_NET_ADMIN"));
+    if !works(
+        "ip",
+        &["netns", "exec", &probe, "iptables", "-w", "-A", "INPUT", "-j", "DROP"],
+    ) {
+        missing.push(Missing::new(
+            "iptables in a namespace",
+            "a kernel with netfilter, CAP_NET_ADMIN",
+        ));
     }
     if !works("ip", &["-n", &probe, "link", "add", "bridge", "type", "bridge"]) {
         missing.push(Missing::new("bridges", "a kernel with CONFIG_BRIDGE (modprobe bridge)"));
     }
     if !works("ip", &["netns", "delete", &probe]) {
-        missing.push(Missing::new("removing a namespace", &format!("ip netns delete {probe}")));
+        missing.push(Missing::new(
+            "removing a namespace",
+            &format!("ip netns delete {probe}"),
+        ));
     }
 }
 
@@ -117,10 +135,16 @@ fn disks(missing: &mut Vec<Missing>) {
         }
     }
     if !Path::new("/dev/loop-control").exists() {
-        missing.push(Missing::new("loop devices", "modprobe loop; in a container: --privileged"));
+        missing.push(Missing::new(
+            "loop devices",
+            "modprobe loop; in a container: --privileged",
+        ));
     }
     let kernel = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if !kernel.lines().any(|line| line.trim() == "xfs") && !works("modprobe", &["xfs"]) {
-        missing.push(Missing::new("XFS in the kernel", "a kernel with CONFIG_XFS_FS (modprobe xfs)"));
+        missing.push(Missing::new(
+            "XFS in the kernel",
+            "a kernel with CONFIG_XFS_FS (modprobe xfs)",
+        ));
     }
 }

@@ -60,7 +60,10 @@ impl Disk {
         let place = dir.join("disk");
         fs::create_dir_all(&place)?;
         let size = format!("size={mib}m,mode=0700");
-        run("mount", &["-t", "tmpfs", "-o", &size, "tidemark-rig", &place.display().to_string()])?;
+        run(
+            "mount",
+            &["-t", "tmpfs", "-o", &size, "tidemark-rig", &place.display().to_string()],
+        )?;
         Ok(Disk { place, image: None })
     }
 
@@ -71,7 +74,15 @@ impl Disk {
 
     fn mount(&self) -> Result<()> {
         let image = self.image.as_ref().context("only an image can be mounted again")?;
-        run("mount", &["-o", "loop", &image.display().to_string(), &self.place.display().to_string()])?;
+        run(
+            "mount",
+            &[
+                "-o",
+                "loop",
+                &image.display().to_string(),
+                &self.place.display().to_string(),
+            ],
+        )?;
         Ok(())
     }
 

@@ -48,7 +48,10 @@ fn perform(options: &Options, plan: &Plan) -> Result<bool> {
     if options.keep || !good {
         let kept = dir.keep();
         // The disks are unmounted by now; their images hold what the nodes had.
-        eprintln!("configurations, logs, data and history.jsonl are kept in {}", kept.display());
+        eprintln!(
+            "configurations, logs, data and history.jsonl are kept in {}",
+            kept.display()
+        );
     }
     publish(options, &outcome?)?;
     Ok(good)
@@ -86,7 +89,11 @@ fn publish(options: &Options, report: &Report) -> Result<()> {
         let json = serde_json::to_string_pretty(report)?;
         std::fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
-    println!("\nTidemark nemesis {}: two regions, three servers each\n{}", report.profile, report.text());
+    println!(
+        "\nTidemark nemesis {}: two regions, three servers each\n{}",
+        report.profile,
+        report.text()
+    );
     println!("{}", report.last_line());
     Ok(())
 }

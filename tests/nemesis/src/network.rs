@@ -103,7 +103,11 @@ impl Network {
             .filter(|n| *n != node)
             .map(|n| node_address(region, n).to_string())
             .collect();
-        let others = if everybody { "0.0.0.0/0".to_owned() } else { others.join(",") };
+        let others = if everybody {
+            "0.0.0.0/0".to_owned()
+        } else {
+            others.join(",")
+        };
         let rules: &[(&str, &str, &str)] = &[("INPUT", "-i", "-s"), ("OUTPUT", "-o", "-d")];
         for (hook, device, side) in rules {
             let wanted = match cut {
@@ -113,7 +117,12 @@ impl Network {
             };
             if wanted {
                 let chain = format!("{CUTS}-{hook}");
-                in_place(&name, &["iptables", "-w", "-A", &chain, device, "eth0", side, &others, "-j", "DROP"])?;
+                in_place(
+                    &name,
+                    &[
+                        "iptables", "-w", "-A", &chain, device, "eth0", side, &others, "-j", "DROP",
+                    ],
+                )?;
             }
         }
         Ok(())
@@ -137,7 +146,10 @@ impl Network {
             let rate = format!("{kilobits}kbit");
             in_place(
                 &hub_name(&self.prefix, region),
-                &["tc", "qdisc", "replace", "dev", "wan0", "root", "tbf", "rate", &rate, "burst", "2kb", "latency", "300ms"],
+                &[
+                    "tc", "qdisc", "replace", "dev", "wan0", "root", "tbf", "rate", &rate, "burst", "2kb", "latency",
+                    "300ms",
+                ],
             )?;
         }
         Ok(())
@@ -232,7 +244,8 @@ fn join(prefix: &str, seed: u64, weather: Weather) -> Result<Wan> {
 pub fn enter(place: &File) -> Result<()> {
     use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
     use std::os::fd::AsFd;
-    move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network)).context("cannot enter the network namespace")
+    move_into_link_name_space(place.as_fd(), Some(LinkNameSpaceType::Network))
+        .context("cannot enter the network namespace")
 }
 
 fn add_namespace(name: &str) -> Result<()> {
@@ -245,7 +258,9 @@ fn add_namespace(name: &str) -> Result<()> {
 fn connect(hub: &str, port: &str, place: &str, device: &str, at: Ipv4Addr) -> Result<()> {
     run(
         "ip",
-        &["link", "add", port, "netns", hub, "type", "veth", "peer", "name", device, "netns", place],
+        &[
+            "link", "add", port, "netns", hub, "type", "veth", "peer", "name", device, "netns", place,
+        ],
     )?;
     run("ip", &["-n", hub, "link", "set", port, "master", "bridge"])?;
     run("ip", &["-n", hub, "link", "set", port, "up"])?;
@@ -255,7 +270,10 @@ fn connect(hub: &str, port: &str, place: &str, device: &str, at: Ipv4Addr) -> Re
 }
 
 fn address(place: &str, device: &str, at: Ipv4Addr) -> Result<()> {
-    run("ip", &["-n", place, "address", "add", &format!("{at}/24"), "dev", device])?;
+    run(
+        "ip",
+        &["-n", place, "address", "add", &format!("{at}/24"), "dev", device],
+    )?;
     Ok(())
 }
 

@@ -164,7 +164,16 @@ mod tests {
 
     #[test]
     fn the_command_repeats_the_run() {
-        let line = ["n", "--profile", "wan-cut", "--minutes", "0.5", "--seed", "9", "--without-root"];
+        let line = [
+            "n",
+            "--profile",
+            "wan-cut",
+            "--minutes",
+            "0.5",
+            "--seed",
+            "9",
+            "--without-root",
+        ];
         let options = Options::try_parse_from(line).unwrap();
         assert_eq!(
             options.command(),

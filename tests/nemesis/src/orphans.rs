@@ -43,7 +43,10 @@ mod tests {
     #[test]
     fn only_our_own_names_are_read() {
         assert_eq!(owner_of_namespace("tm123-hub1"), Some(123));
-        assert_eq!(owner_of_mount("/tmp/tidemark-nemesis-77-aB3/east/node-1/disk"), Some(77));
+        assert_eq!(
+            owner_of_mount("/tmp/tidemark-nemesis-77-aB3/east/node-1/disk"),
+            Some(77)
+        );
         for other in ["tm-hub1", "tmx-1", "blue", "tm12"] {
             assert_eq!(owner_of_namespace(other), None, "{other}");
         }

@@ -74,21 +74,42 @@ pub enum Fault {
     /// kill -9, and a start after that time.
     Kill { target: Target, down: Duration },
     /// SIGSTOP, and SIGCONT after that time, which is `tenths` tenths of an election time-out.
-    Pause { target: Target, tenths: u32, stopped: Duration },
+    Pause {
+        target: Target,
+        tenths: u32,
+        stopped: Duration,
+    },
     /// Cut off from its neighbours, or from everybody.
-    Isolate { target: Target, everybody: bool, lasting: Duration },
+    Isolate {
+        target: Target,
+        everybody: bool,
+        lasting: Duration,
+    },
     /// Only one direction is cut.
-    OneWay { target: Target, incoming: bool, lasting: Duration },
+    OneWay {
+        target: Target,
+        incoming: bool,
+        lasting: Duration,
+    },
     /// The link between the regions is cut; `None` = both ways.
     WanCut { way: Option<Way>, lasting: Duration },
     /// The link loses packets and is slow.
-    WanStorm { loss_per_million: u32, delay: Duration, jitter: Duration, lasting: Duration },
+    WanStorm {
+        loss_per_million: u32,
+        delay: Duration,
+        jitter: Duration,
+        lasting: Duration,
+    },
     /// The link is narrow.
     WanNarrow { kilobits: u32, lasting: Duration },
     /// kill -9 of a whole region.
     RegionKill { region: usize, down: Duration },
     /// The node's file system loses what was not synced; `stopped`: the process never sees an error of the disk.
-    PowerLoss { target: Target, stopped: bool, down: Duration },
+    PowerLoss {
+        target: Target,
+        stopped: bool,
+        down: Duration,
+    },
     /// All nodes of a region lose power at one moment.
     RegionPowerLoss { region: usize, down: Duration },
     /// The node's file system is full.
@@ -96,9 +117,18 @@ pub enum Fault {
     /// A sync fails, after `skip` that do not; the node is started again afterwards.
     SyncFails { target: Target, skip: u64 },
     /// Syncs take that much longer.
-    SyncSlow { target: Target, syncs: u64, by: Duration, lasting: Duration },
+    SyncSlow {
+        target: Target,
+        syncs: u64,
+        by: Duration,
+        lasting: Duration,
+    },
     /// The clock is wrong from one moment to the next, and right again after a while.
-    Clock { target: Target, offset_ms: i64, lasting: Duration },
+    Clock {
+        target: Target,
+        offset_ms: i64,
+        lasting: Duration,
+    },
 }
 
 /// Faults that begin together.
@@ -295,7 +325,9 @@ impl Draw {
     }
 
     fn weather(&mut self) -> Vec<Fault> {
-        let way = *[Way::There, Way::Back].choose(&mut self.rng).expect("there are two ways");
+        let way = *[Way::There, Way::Back]
+            .choose(&mut self.rng)
+            .expect("there are two ways");
         vec![
             Fault::WanCut {
                 way: None,

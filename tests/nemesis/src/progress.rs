@@ -11,7 +11,9 @@ pub struct Progress {
 impl Progress {
     /// The clock starts now.
     pub fn new() -> Progress {
-        Progress { started: Instant::now() }
+        Progress {
+            started: Instant::now(),
+        }
     }
 
     /// Something began or happened.

@@ -106,7 +106,11 @@ impl Report {
         for fault in &self.faults {
             let effect = fault.effect.as_deref().unwrap_or("NO EFFECT SEEN");
             let gap = fault.gap_ms.map(|ms| format!(", gap {ms} ms")).unwrap_or_default();
-            let _ = writeln!(out, "  {:>5} {:<17} {:<10} {effect}{gap}", fault.id, fault.kind, fault.whom);
+            let _ = writeln!(
+                out,
+                "  {:>5} {:<17} {:<10} {effect}{gap}",
+                fault.id, fault.kind, fault.whom
+            );
         }
         for (kind, g) in &self.gaps {
             let _ = writeln!(
@@ -121,7 +125,8 @@ impl Report {
             self.operations,
             self.succeeded,
             self.leader_changes,
-            self.converged_ms.map_or_else(|| "never".to_owned(), |ms| format!("{ms} ms"))
+            self.converged_ms
+                .map_or_else(|| "never".to_owned(), |ms| format!("{ms} ms"))
         );
         for (kind, count) in &self.refusals {
             let _ = writeln!(out, "  {count:>9} {kind}");
@@ -153,7 +158,10 @@ impl Report {
                 self.seconds
             );
         }
-        format!("nemesis: FAILED profile={} seed={}; again: {}", self.profile, self.seed, self.command)
+        format!(
+            "nemesis: FAILED profile={} seed={}; again: {}",
+            self.profile, self.seed, self.command
+        )
     }
 }
 

@@ -36,8 +36,11 @@ pub fn compile(dir: &Path) -> Result<PathBuf> {
     let (source, library) = (dir.join("sync.c"), dir.join("sync.so"));
     fs::write(&source, SOURCE)?;
     let (from, to) = (source.display().to_string(), library.display().to_string());
-    run("cc", &["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", &to, &from, "-ldl"])
-        .context("cannot compile the sync shim")?;
+    run(
+        "cc",
+        &["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", &to, &from, "-ldl"],
+    )
+    .context("cannot compile the sync shim")?;
     Ok(library)
 }
 
@@ -52,7 +55,12 @@ pub struct SyncShim {
 impl SyncShim {
     /// A steering file that asks for nothing.
     pub fn new(library: &Path, path: &Path) -> Result<SyncShim> {
-        let file = File::options().create(true).truncate(true).read(true).write(true).open(path)?;
+        let file = File::options()
+            .create(true)
+            .truncate(true)
+            .read(true)
+            .write(true)
+            .open(path)?;
         file.set_len((NUMBERS * 8) as u64)?;
         Ok(SyncShim {
             file,

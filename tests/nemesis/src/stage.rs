@@ -41,7 +41,10 @@ impl Stage {
         for (name, splits) in [(REGISTERS, vec![]), (TELEMETRY, vec![TELEMETRY_SPLIT])] {
             stage.create(0, name, &splits, Family::new(FAMILY)).await?;
             let admin = stage.clients[0].admin();
-            admin.enable_replication(name, REGIONS[1]).await.context("replication enable")?;
+            admin
+                .enable_replication(name, REGIONS[1])
+                .await
+                .context("replication enable")?;
         }
         for region in 0..REGIONS.len() {
             let newest = Family {
@@ -129,7 +132,11 @@ impl Stage {
         for table in REPLICATED {
             let digests = self.digests(table, now_micros).await?;
             for ((state, client), digest) in states.iter_mut().zip(&self.clients).zip(digests) {
-                let scanned = client.table(table).scan(ScanRequest::all()).try_collect::<Vec<Row>>().await;
+                let scanned = client
+                    .table(table)
+                    .scan(ScanRequest::all())
+                    .try_collect::<Vec<Row>>()
+                    .await;
                 let rows = scanned.with_context(|| format!("the scan of {table} in {} broke off", state.region))?;
                 state.tables.push(TableState {
                     table: table.to_owned(),

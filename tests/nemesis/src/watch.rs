@@ -103,7 +103,12 @@ impl Watch {
                 term: tablet.term,
                 node: at.node,
             };
-            let old = seen.leaders.entry(at.region).or_default().entry(tablet.tablet).or_insert(new);
+            let old = seen
+                .leaders
+                .entry(at.region)
+                .or_default()
+                .entry(tablet.tablet)
+                .or_insert(new);
             if new.term > old.term {
                 seen.changes += u64::from(new.node != old.node);
                 *old = new;
@@ -111,7 +116,10 @@ impl Watch {
         }
         // Marks only rise, so fewer of one means another process.
         let before = seen.marks_now.insert(at, page.marks.clone()).unwrap_or_default();
-        if before.iter().any(|(name, count)| page.marks.get(name).unwrap_or(&0) < count) {
+        if before
+            .iter()
+            .any(|(name, count)| page.marks.get(name).unwrap_or(&0) < count)
+        {
             for (name, count) in before {
                 *seen.marks_before.entry(name).or_default() += count;
             }
@@ -183,15 +191,18 @@ impl Watch {
     /// The same without waiting.
     pub fn succeeded(&self, old: At, before: &Leaders) -> Option<String> {
         let now = self.leaders(old.region);
-        before.iter().filter(|(_, l)| l.node == old.node).find_map(|(tablet, was)| {
-            let is = now.get(tablet)?;
-            (is.term > was.term && is.node != was.node).then(|| {
-                format!(
-                    "tablet {tablet}: leader n{} in term {}, then n{} in term {}",
-                    was.node, was.term, is.node, is.term
-                )
+        before
+            .iter()
+            .filter(|(_, l)| l.node == old.node)
+            .find_map(|(tablet, was)| {
+                let is = now.get(tablet)?;
+                (is.term > was.term && is.node != was.node).then(|| {
+                    format!(
+                        "tablet {tablet}: leader n{} in term {}, then n{} in term {}",
+                        was.node, was.term, is.node, is.term
+                    )
+                })
             })
-        })
     }
 }
 

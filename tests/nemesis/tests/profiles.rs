@@ -46,7 +46,11 @@ fn pass(profile: &str, seed: u32, needs_root: bool) {
     };
     let said = std::fs::read_to_string(out.path()).unwrap_or_default();
     assert!(status.success(), "{profile}, seed {seed}, ended with {status}:\n{said}");
-    let last = said.lines().rev().find(|line| line.starts_with("nemesis: ")).unwrap_or_default();
+    let last = said
+        .lines()
+        .rev()
+        .find(|line| line.starts_with("nemesis: "))
+        .unwrap_or_default();
     assert!(last.starts_with("nemesis: ok"), "{said}");
     println!("{last}");
 }

@@ -28,9 +28,9 @@ pub(super) async fn wrong(ground: &Ground<'_>, target: Target, offset_ms: i64, l
     // Trust comes back by itself, or the next fault would find a region with one clock less.
     let mended = super::noticed(NOTICED_MAX, || well(ground, at)).await;
     let gap = ground.seen.longest_gap(at.region, from, ground.seen.now());
-    let effect = noticed.zip(mended).and_then(|((), ())| {
-        super::joined([Some(format!("it gave no stamps while {offset_ms} ms off")), moved])
-    });
+    let effect = noticed
+        .zip(mended)
+        .and_then(|((), ())| super::joined([Some(format!("it gave no stamps while {offset_ms} ms off")), moved]));
     Ok(Done {
         gap: Some(gap),
         ..Done::to(at, effect)
@@ -38,7 +38,12 @@ pub(super) async fn wrong(ground: &Ground<'_>, target: Target, offset_ms: i64, l
 }
 
 fn well(ground: &Ground<'_>, at: At) -> Option<()> {
-    ground.watch.page(at, Duration::from_secs(1))?.trouble.is_empty().then_some(())
+    ground
+        .watch
+        .page(at, Duration::from_secs(1))?
+        .trouble
+        .is_empty()
+        .then_some(())
 }
 
 /// What a file got since it had that length.
@@ -50,5 +55,7 @@ fn since(path: &std::path::Path, from: u64) -> String {
         file.take(8 << 20).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    read().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    read()
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
 }

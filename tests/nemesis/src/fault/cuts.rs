@@ -76,7 +76,10 @@ pub(super) async fn wan_cut(ground: &Ground<'_>, way: Option<Way>, lasting: Dura
     sleep(lasting).await;
     let lag = ground.seen.lag_max_ms(from);
     restore(wan);
-    let swallowed: u64 = ways.iter().map(|w| wan.traffic(*w).swallowed - old[*w as usize].swallowed).sum();
+    let swallowed: u64 = ways
+        .iter()
+        .map(|w| wan.traffic(*w).swallowed - old[*w as usize].swallowed)
+        .sum();
     // TCP needs both directions: whichever is cut, what one region wrote must have grown old at the other.
     let stale = lag.is_none_or(|lag| u128::from(lag) >= lasting.as_millis() / 4);
     let effect = (swallowed > 0 && stale).then(|| {
@@ -107,7 +110,12 @@ pub(super) async fn wan_storm(
         blackhole: false,
     });
     sleep(lasting).await;
-    let lost = || [Way::There, Way::Back].map(|w| wan.traffic(w).lost - old[w as usize].lost).iter().sum::<u64>();
+    let lost = || {
+        [Way::There, Way::Back]
+            .map(|w| wan.traffic(w).lost - old[w as usize].lost)
+            .iter()
+            .sum::<u64>()
+    };
     // A quiet link loses its first packet a little later.
     let seen = super::noticed(NOTICED_MAX, || (lost() > 0).then(lost)).await;
     restore(wan);

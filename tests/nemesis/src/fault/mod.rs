@@ -60,10 +60,22 @@ impl Done {
 pub async fn inflict(ground: &Ground<'_>, fault: &Fault) -> Result<Done> {
     match *fault {
         Fault::Kill { target, down } => process::kill(ground, target, down).await,
-        Fault::Pause { target, tenths, stopped } => process::pause(ground, target, tenths, stopped).await,
+        Fault::Pause {
+            target,
+            tenths,
+            stopped,
+        } => process::pause(ground, target, tenths, stopped).await,
         Fault::RegionKill { region, down } => process::kill_region(ground, region, down).await,
-        Fault::Isolate { target, everybody, lasting } => cuts::isolate(ground, target, everybody, lasting).await,
-        Fault::OneWay { target, incoming, lasting } => cuts::one_way(ground, target, incoming, lasting).await,
+        Fault::Isolate {
+            target,
+            everybody,
+            lasting,
+        } => cuts::isolate(ground, target, everybody, lasting).await,
+        Fault::OneWay {
+            target,
+            incoming,
+            lasting,
+        } => cuts::one_way(ground, target, incoming, lasting).await,
         Fault::WanCut { way, lasting } => cuts::wan_cut(ground, way, lasting).await,
         Fault::WanStorm {
             loss_per_million,

@@ -52,7 +52,9 @@ pub(super) async fn pause(ground: &Ground<'_>, target: Target, tenths: u32, stop
     let from = ground.seen.now();
     let pid = server.process.pid().context("it runs")?;
     server.process.signal(Signal::STOP)?;
-    let stood = super::noticed(NOTICED_MAX, || (state(pid) == Some('T')).then_some(())).await.is_some();
+    let stood = super::noticed(NOTICED_MAX, || (state(pid) == Some('T')).then_some(()))
+        .await
+        .is_some();
     sleep(stopped).await;
     let led = before.values().any(|l| l.node == at.node);
     let moved = ground.watch.succeeded(at, &before);

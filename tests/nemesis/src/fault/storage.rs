@@ -69,7 +69,10 @@ async fn regain_power(ground: &Ground<'_>, held: &mut [Held]) -> Result<Option<S
             unsynced_gone,
             synced_kept,
         } = disk(server)?.regain_power()?;
-        ensure!(synced_kept, "the disk of {at} lost what was synced: not a fault of the store");
+        ensure!(
+            synced_kept,
+            "the disk of {at} lost what was synced: not a fault of the store"
+        );
         lost &= unsynced_gone;
         server.process.start()?;
     }
@@ -87,7 +90,10 @@ async fn regain_power(ground: &Ground<'_>, held: &mut [Held]) -> Result<Option<S
 }
 
 fn disk(server: &Server) -> Result<&Disk> {
-    server.disk.as_ref().context("this profile gives every node a disk of its own")
+    server
+        .disk
+        .as_ref()
+        .context("this profile gives every node a disk of its own")
 }
 
 /// No space is left for a while.
@@ -113,7 +119,10 @@ pub(super) async fn disk_full(ground: &Ground<'_>, target: Target, lasting: Dura
     .await;
     let refused = ground.seen.refusals("STORAGE_FULL") - refused;
     let effect = low.zip(back).map(|(trouble, ())| {
-        format!("{} MiB taken; it said: {trouble}; {refused} writes refused; well again without a restart", taken >> 20)
+        format!(
+            "{} MiB taken; it said: {trouble}; {refused} writes refused; well again without a restart",
+            taken >> 20
+        )
     });
     Ok(Done::to(at, effect))
 }
@@ -171,6 +180,9 @@ pub(super) async fn sync_slow(
     let slowed = shim.syncs()?.slowed - old.slowed;
     Ok(Done {
         gap: Some(ground.seen.longest_gap(at.region, from, ground.seen.now())),
-        ..Done::to(at, (slowed > 0).then(|| format!("{slowed} syncs took {} ms longer", by.as_millis())))
+        ..Done::to(
+            at,
+            (slowed > 0).then(|| format!("{slowed} syncs took {} ms longer", by.as_millis())),
+        )
     })
 }

@@ -61,6 +61,8 @@ pub(super) async fn read(shared: Arc<Shared>, client: Client, region: usize, mut
             latest: None,
             column: None,
         };
-        shared.operate(&who, row.as_bytes(), id, action, table.get(&row), shown).await;
+        shared
+            .operate(&who, row.as_bytes(), id, action, table.get(&row), shown)
+            .await;
     }
 }

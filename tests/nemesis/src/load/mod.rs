@@ -28,8 +28,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidemark_checkers::history::{Action, Cell, Mutation, Nanos, Operation, Outcome, Seen};
 use tidemark_checkers::Recorder;
+use tidemark_checkers::history::{Action, Cell, Mutation, Nanos, Operation, Outcome, Seen};
 use tidemark_client::{Client, ClientError, ClientOptions, ErrorKind, RetryPolicy, Row};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -145,7 +145,10 @@ impl Shared {
     /// each of them was.
     pub fn roamed_to(&self, region: usize, from: Nanos) -> Option<Duration> {
         let seen = self.seen.lock();
-        let first = seen.roams.iter().find(|(at, home, by)| *at > from && *by == region && *home != region)?;
+        let first = seen
+            .roams
+            .iter()
+            .find(|(at, home, by)| *at > from && *by == region && *home != region)?;
         Some(Duration::from_nanos(first.0 - from))
     }
 
@@ -183,7 +186,15 @@ impl Shared {
     {
         let reads = matches!(action, Action::Read { .. } | Action::Scan { .. });
         let region = REGIONS[who.region];
-        self.recorder.begin(Operation::begun(id, who.client, region, who.table, row, action, self.now()));
+        self.recorder.begin(Operation::begun(
+            id,
+            who.client,
+            region,
+            who.table,
+            row,
+            action,
+            self.now(),
+        ));
         let answer = ask.await;
         let returned = self.now();
         match answer {
@@ -270,8 +281,13 @@ pub(crate) async fn connect(region: usize, addresses: &[String], patience: Patie
             ..RetryPolicy::default()
         },
     };
-    let options = builder.first_answer_within(Duration::from_secs(30)).retry(retry).build()?;
-    Client::connect(options).await.with_context(|| format!("no client of {}", REGIONS[region]))
+    let options = builder
+        .first_answer_within(Duration::from_secs(30))
+        .retry(retry)
+        .build()?;
+    Client::connect(options)
+        .await
+        .with_context(|| format!("no client of {}", REGIONS[region]))
 }
 
 /// The running load.
@@ -296,44 +312,85 @@ impl Load {
             let pace = |client: u64, every_ms| pace::Pace::new(seed, client, every_ms, stopped.clone());
             for _ in 0..2 {
                 let client = number();
-                tasks.push(tokio::spawn(registers::registers(shared.clone(), once.clone(), region, pace(client, 40))));
+                tasks.push(tokio::spawn(registers::registers(
+                    shared.clone(),
+                    once.clone(),
+                    region,
+                    pace(client, 40),
+                )));
             }
             let client = number();
-            tasks.push(tokio::spawn(registers::counters(shared.clone(), steady.clone(), region, pace(client, 80))));
-            let writer = steady.table(TELEMETRY).writer(tidemark_client::WriterOptions::default());
+            tasks.push(tokio::spawn(registers::counters(
+                shared.clone(),
+                steady.clone(),
+                region,
+                pace(client, 80),
+            )));
+            let writer = steady
+                .table(TELEMETRY)
+                .writer(tidemark_client::WriterOptions::default());
             for _ in 0..2 {
                 let client = number();
-                tasks.push(tokio::spawn(fleet::write(shared.clone(), writer.clone(), region, pace(client, 60))));
+                tasks.push(tokio::spawn(fleet::write(
+                    shared.clone(),
+                    writer.clone(),
+                    region,
+                    pace(client, 60),
+                )));
             }
             let client = number();
-            tasks.push(tokio::spawn(fleet::read(shared.clone(), steady.clone(), region, pace(client, 150))));
+            tasks.push(tokio::spawn(fleet::read(
+                shared.clone(),
+                steady.clone(),
+                region,
+                pace(client, 150),
+            )));
             for _ in 0..2 {
                 let client = number();
-                tasks.push(tokio::spawn(rivals::write(shared.clone(), once.clone(), region, pace(client, 70))));
+                tasks.push(tokio::spawn(rivals::write(
+                    shared.clone(),
+                    once.clone(),
+                    region,
+                    pace(client, 70),
+                )));
             }
             let client = number();
-            tasks.push(tokio::spawn(rivals::scan(shared.clone(), steady.clone(), region, pace(client, 400))));
+            tasks.push(tokio::spawn(rivals::scan(
+                shared.clone(),
+                steady.clone(),
+                region,
+                pace(client, 400),
+            )));
             for tablet in 0..=PULSE_SPLITS.len() {
                 let beat = pace::Pace::new(seed, 0, pulse.as_millis() as u64, stopped.clone());
-                tasks.push(tokio::spawn(probes::probe(shared.clone(), steady.clone(), region, tablet, beat)));
+                tasks.push(tokio::spawn(probes::probe(
+                    shared.clone(),
+                    steady.clone(),
+                    region,
+                    tablet,
+                    beat,
+                )));
             }
             let roamer = roamers::connect(region, addresses).await?;
             let client = number();
-            tasks.push(tokio::spawn(roamers::write(shared.clone(), roamer, region, pace(client, 40))));
+            tasks.push(tokio::spawn(roamers::write(
+                shared.clone(),
+                roamer,
+                region,
+                pace(client, 40),
+            )));
             listening.push(tokio::spawn(watermarks::listen(shared.clone(), once.clone(), region)));
         }
-        Ok(Load {
-            stop,
-            tasks,
-            listening,
-        })
+        Ok(Load { stop, tasks, listening })
     }
 
     /// Ends the clients and waits until each has its last answer; watermarks are still listened to.
     pub async fn quiet(&mut self) -> Result<()> {
         self.stop.send_replace(true);
         for task in self.tasks.drain(..) {
-            tokio::time::timeout(END_MAX, task).await.context("a client did not end")??;
+            tokio::time::timeout(END_MAX, task)
+                .await
+                .context("a client did not end")??;
         }
         Ok(())
     }
@@ -373,7 +430,11 @@ mod tests {
     #[test]
     fn an_unknown_lag_is_not_a_small_one() {
         let shared = Shared::new(Recorder::new(Vec::new()));
-        shared.seen.lock().lags.extend([(1, Some(900)), (5, Some(3)), (9, Some(7))]);
+        shared
+            .seen
+            .lock()
+            .lags
+            .extend([(1, Some(900)), (5, Some(3)), (9, Some(7))]);
         assert_eq!(shared.lag_max_ms(2), Some(7));
         shared.seen.lock().lags.push((10, None));
         assert_eq!(shared.lag_max_ms(2), None);

@@ -65,7 +65,9 @@ async fn read(shared: &Shared, who: &Who, table: &Table, row: &str, id: u64) -> 
         latest: None,
         column: None,
     };
-    let answer = shared.operate(who, row.as_bytes(), id, action, table.get(row), shown).await;
+    let answer = shared
+        .operate(who, row.as_bytes(), id, action, table.get(row), shown)
+        .await;
     newest(&answer?)
 }
 

@@ -54,7 +54,9 @@ async fn read(shared: &Shared, who: &Who, table: &Table, row: &str) {
         latest: None,
         column: None,
     };
-    shared.operate(who, row.as_bytes(), id, action, table.get(row), shown).await;
+    shared
+        .operate(who, row.as_bytes(), id, action, table.get(row), shown)
+        .await;
 }
 
 fn overwrite(row: &str, id: u64) -> (Vec<Mutation>, RowMutation) {

@@ -39,8 +39,7 @@ pub(super) async fn write(shared: Arc<Shared>, client: Client, home: usize, mut 
         let action = Action::Write {
             mutations: vec![put("m", version, &value)],
         };
-        let mut operation =
-            Operation::begun(id, pace.client, REGIONS[home], TELEMETRY, &row, action, shared.now());
+        let mut operation = Operation::begun(id, pace.client, REGIONS[home], TELEMETRY, &row, action, shared.now());
         let answer = table.put(&row, FAMILY, "m", version, &value).await;
         operation.returned = Some(shared.now());
         match answer {

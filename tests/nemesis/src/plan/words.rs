@@ -67,8 +67,12 @@ impl Fault {
     /// Who is hit, as far as the plan knows.
     pub fn whom(&self) -> String {
         match *self {
-            Fault::WanCut { way: Some(Way::There), .. } => "east->west".into(),
-            Fault::WanCut { way: Some(Way::Back), .. } => "west->east".into(),
+            Fault::WanCut {
+                way: Some(Way::There), ..
+            } => "east->west".into(),
+            Fault::WanCut {
+                way: Some(Way::Back), ..
+            } => "west->east".into(),
             Fault::WanCut { .. } | Fault::WanStorm { .. } | Fault::WanNarrow { .. } => "east<->west".into(),
             Fault::RegionKill { region, .. } | Fault::RegionPowerLoss { region, .. } => REGIONS[region].into(),
             Fault::Kill { target, .. }
@@ -105,14 +109,24 @@ impl fmt::Display for Fault {
         match self {
             Fault::Kill { .. } => write!(f, "kill -9 {whom}, start it after {ms} ms"),
             Fault::Pause { tenths, .. } => {
-                write!(f, "stop {whom} for {ms} ms, {}.{} election time-outs", tenths / 10, tenths % 10)
+                write!(
+                    f,
+                    "stop {whom} for {ms} ms, {}.{} election time-outs",
+                    tenths / 10,
+                    tenths % 10
+                )
             }
             Fault::Isolate { everybody: true, .. } => write!(f, "cut {whom} off from everybody for {ms} ms"),
             Fault::Isolate { .. } => write!(f, "cut {whom} off from its neighbours for {ms} ms; clients reach it"),
             Fault::OneWay { incoming: true, .. } => write!(f, "{whom} hears no neighbour for {ms} ms"),
             Fault::OneWay { .. } => write!(f, "no neighbour hears {whom} for {ms} ms"),
             Fault::WanCut { .. } => write!(f, "cut the link {whom} for {ms} ms"),
-            Fault::WanStorm { loss_per_million, delay, jitter, .. } => write!(
+            Fault::WanStorm {
+                loss_per_million,
+                delay,
+                jitter,
+                ..
+            } => write!(
                 f,
                 "the link {whom} loses {}.{} %, takes {} to {} ms, for {ms} ms",
                 loss_per_million / 10_000,
@@ -124,7 +138,10 @@ impl fmt::Display for Fault {
             Fault::RegionKill { .. } => write!(f, "kill -9 all of {whom}, start it after {ms} ms"),
             Fault::PowerLoss { stopped: true, .. } => write!(f, "{whom} loses power, back after {ms} ms"),
             Fault::PowerLoss { .. } => {
-                write!(f, "the disk of {whom} goes while it runs, then its power; back after {ms} ms")
+                write!(
+                    f,
+                    "the disk of {whom} goes while it runs, then its power; back after {ms} ms"
+                )
             }
             Fault::RegionPowerLoss { .. } => write!(f, "all of {whom} loses power at once, back after {ms} ms"),
             Fault::DiskFull { .. } => write!(f, "the disk of {whom} is full for {ms} ms"),
@@ -151,7 +168,13 @@ impl fmt::Display for Plan {
         for (number, step) in self.steps.iter().enumerate() {
             at += step.pause;
             let faults: Vec<String> = step.faults.iter().map(Fault::to_string).collect();
-            writeln!(f, "{:4}  +{:6.1} s  {}", number + 1, at.as_secs_f64(), faults.join("; meanwhile "))?;
+            writeln!(
+                f,
+                "{:4}  +{:6.1} s  {}",
+                number + 1,
+                at.as_secs_f64(),
+                faults.join("; meanwhile ")
+            )?;
             at += step.faults.iter().map(Fault::length).max().unwrap_or_default();
         }
         Ok(())
@@ -179,7 +202,11 @@ mod tests {
         for profile in Profile::SINGLE {
             for seed in 0..20 {
                 let plan = plan(&format!("--profile {} --seed {seed}", profile.name()));
-                assert!(plan.length() < Duration::from_secs(25), "{profile:?}: {:?}", plan.length());
+                assert!(
+                    plan.length() < Duration::from_secs(25),
+                    "{profile:?}: {:?}",
+                    plan.length()
+                );
                 assert!(!plan.steps.is_empty());
             }
         }
