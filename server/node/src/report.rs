@@ -158,7 +158,9 @@ impl NodeFacts {
 
 /// Rare events since the process started: what a test run of real servers looks for.
 fn marks() -> serde_json::Value {
-    let all = Mark::ALL.iter().map(|mark| (mark.name().to_owned(), tidemark_runtime::marks::count(*mark).into()));
+    let all = Mark::ALL
+        .iter()
+        .map(|mark| (mark.name().to_owned(), tidemark_runtime::marks::count(*mark).into()));
     serde_json::Value::Object(all.collect())
 }
 

@@ -328,7 +328,10 @@ async fn a_clock_that_jumps_between_two_comparisons_gives_no_stamp() {
     let leader = cluster.leader().await;
     leader.set_stamping_allowed(true, "");
     cluster.clock.advance(Duration::from_secs(30));
-    leader.write(put("a", 1, "time that passes is no jump"), 0).await.unwrap();
+    leader
+        .write(put("a", 1, "time that passes is no jump"), 0)
+        .await
+        .unwrap();
     for jump_micros in [3_600_000_000, -3_600_000_000, 300_000] {
         let right = cluster.clock.now_micros();
         cluster.clock.set_micros(right + jump_micros);

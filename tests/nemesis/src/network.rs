@@ -146,7 +146,10 @@ impl Network {
             let rate = format!("{kilobits}kbit");
             in_place(
                 &hub_name(&self.prefix, region),
-                &["tc", "qdisc", "replace", "dev", "wan0", "root", "tbf", "rate", &rate, "burst", "2kb", "latency", "300ms"],
+                &[
+                    "tc", "qdisc", "replace", "dev", "wan0", "root", "tbf", "rate", &rate, "burst", "2kb", "latency",
+                    "300ms",
+                ],
             )?;
         }
         Ok(())

@@ -116,6 +116,8 @@ fn walk(folder: &Path, prefix: &str, files: &mut Vec<File>) {
                 walk(&entry.path(), &format!("{path}/"), files);
             }
         } else if kind.is_file()
+            // In a worktree of its own the repository's `.git` is a file that names a place on this machine.
+            && name != ".git"
             && entry.metadata().is_ok_and(|data| data.len() <= FILE_BYTES_MAX)
             && let Ok(text) = fs::read_to_string(entry.path())
         {
