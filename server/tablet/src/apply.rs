@@ -270,7 +270,7 @@ fn put_row(out: &mut dyn WriteBatch, row: &RowRef<'_>, stamp: Stamp, dead: &[Fam
     match row {
         RowRef::Mutation { row, mutations } => {
             for mutation in mutations.clone() {
-                if !dead.is_empty() && family_of(mutation.clone()).is_some_and(|f| dead.binary_search(&f).is_ok()) {
+                if !dead.is_empty() && family_of(mutation).is_some_and(|f| dead.binary_search(&f).is_ok()) {
                     continue;
                 }
                 match mutation {
