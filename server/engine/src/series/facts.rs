@@ -12,12 +12,12 @@
 //! A settled set is a function of its facts alone, so that merging in any order and grouping gives the same bytes.
 
 use super::block::{self, BLOCK};
-use super::segment::Segment;
+use super::segment::{ColumnRef, Segment};
 use super::slot::{Arena, Slot};
 use super::tick::{TICK, TickRef};
 use super::values::DecodeScratch;
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use tidemark_base::Stamp;
 use tidemark_base::codec::Malformed;
 use xxhash_rust::xxh3::xxh3_64;
@@ -133,14 +133,48 @@ impl Facts {
 
     /// Adds what a stored value holds: a tick or a block. After an error the set is of no use.
     pub fn add(&mut self, value: &[u8], scratch: &mut DecodeScratch) -> Result<(), Malformed> {
+        self.add_column(value, None, scratch)
+    }
+
+    /// As [`Facts::add`], of one column alone if one is named.
+    pub fn add_column(
+        &mut self,
+        value: &[u8],
+        only: Option<&[u8]>,
+        scratch: &mut DecodeScratch,
+    ) -> Result<(), Malformed> {
         match value.first() {
-            Some(&TICK) => self.add_tick(TickRef::parse(value)?),
-            Some(&BLOCK) => block::for_each_segment(value, |segment| self.add_segment(&segment, scratch)),
+            Some(&TICK) => self.add_tick(TickRef::parse(value)?, only),
+            Some(&BLOCK) => block::for_each_segment(value, |segment| self.add_segment(&segment, only, scratch)),
             _ => Err(Malformed("neither a tick nor a block")),
         }
     }
 
-    fn add_tick(&mut self, tick: TickRef<'_>) -> Result<(), Malformed> {
+    /// Adds the qualifiers that a stored value holds to `out`.
+    pub fn qualifiers(value: &[u8], out: &mut BTreeSet<Vec<u8>>) -> Result<(), Malformed> {
+        let mut add = |qualifier: &[u8]| {
+            if !out.contains(qualifier) {
+                out.insert(qualifier.to_vec());
+            }
+        };
+        match value.first() {
+            Some(&TICK) => TickRef::parse(value)?.for_each(|qualifier, _| add(qualifier)),
+            Some(&BLOCK) => block::for_each_segment(value, |segment| {
+                segment.columns().iter().for_each(|column| add(column.qualifier()));
+                Ok(())
+            }),
+            _ => Err(Malformed("neither a tick nor a block")),
+        }
+    }
+
+    /// The index of a settled set's column.
+    pub fn find(&self, qualifier: &[u8]) -> Option<usize> {
+        self.columns
+            .binary_search_by(|column| column.qualifier[..].cmp(qualifier))
+            .ok()
+    }
+
+    fn add_tick(&mut self, tick: TickRef<'_>, only: Option<&[u8]>) -> Result<(), Malformed> {
         // Not shared with an equal tick before it: that may be another source's, with the same facts.
         self.ticks.push(Tick {
             version: tick.version,
@@ -149,6 +183,9 @@ impl Facts {
         let at = self.ticks.len() as u32 - 1;
         let mut next = 0;
         tick.for_each(|qualifier, value| {
+            if only.is_some_and(|only| only != qualifier) {
+                return;
+            }
             let slot = self.arena.slot(value);
             let column = self.column(qualifier, next);
             next = column + 1;
@@ -157,11 +194,20 @@ impl Facts {
         })
     }
 
-    fn add_segment(&mut self, segment: &Segment<'_>, scratch: &mut DecodeScratch) -> Result<(), Malformed> {
+    fn add_segment(
+        &mut self,
+        segment: &Segment<'_>,
+        only: Option<&[u8]>,
+        scratch: &mut DecodeScratch,
+    ) -> Result<(), Malformed> {
+        let wanted = |column: &&ColumnRef<'_>| only.is_none_or(|only| only == column.qualifier());
+        if !segment.columns().iter().any(|column| wanted(&column)) {
+            return Ok(());
+        }
         let base = self.ticks.len() as u32;
         segment.ticks(&mut self.ticks, scratch)?;
         let mut next = 0;
-        for column in segment.columns() {
+        for column in segment.columns().iter().filter(wanted) {
             let at = self.column(column.qualifier(), next);
             next = at + 1;
             let Column { ticks, values, .. } = &mut self.columns[at];

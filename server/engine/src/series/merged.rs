@@ -1,0 +1,119 @@
+//! Two stores of facts shown as one: cell records and series records.
+
+use crate::api::EngineError;
+use crate::source::FactSource;
+use std::cmp::Ordering;
+use tidemark_base::FamilyId;
+
+/// Two stores of facts shown as one. What stands in both is shown once, as the first has it.
+pub(crate) struct Merged<A, B> {
+    a: A,
+    b: B,
+    /// Which of them the entry is in.
+    at: At,
+    /// Only the one at the entry stands where it should: the source was moved backwards.
+    alone: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    End,
+    A,
+    B,
+    Both,
+}
+
+impl<A: FactSource, B: FactSource> Merged<A, B> {
+    /// Of two stores, from one moment.
+    pub(crate) fn new(a: A, b: B) -> Merged<A, B> {
+        Merged {
+            a,
+            b,
+            at: At::End,
+            alone: false,
+        }
+    }
+
+    fn select(&mut self, forward: bool) {
+        self.alone = !forward;
+        self.at = match (self.a.entry(), self.b.entry()) {
+            // What a store with an error would have shown is not known, so nothing more is.
+            _ if self.a.status().is_err() || self.b.status().is_err() => At::End,
+            (None, None) => At::End,
+            (Some(_), None) => At::A,
+            (None, Some(_)) => At::B,
+            (Some((a, _)), Some((b, _))) => match a.cmp(b) {
+                Ordering::Equal => At::Both,
+                Ordering::Less if forward => At::A,
+                Ordering::Greater if !forward => At::A,
+                Ordering::Less | Ordering::Greater => At::B,
+            },
+        };
+    }
+}
+
+impl<A: FactSource, B: FactSource> FactSource for Merged<A, B> {
+    fn seek(&mut self, key: &[u8]) {
+        self.a.seek(key);
+        self.b.seek(key);
+        self.select(true);
+    }
+
+    fn seek_before(&mut self, key: &[u8]) {
+        self.a.seek_before(key);
+        self.b.seek_before(key);
+        self.select(false);
+    }
+
+    fn seek_last(&mut self) {
+        self.a.seek_last();
+        self.b.seek_last();
+        self.select(false);
+    }
+
+    fn next(&mut self) {
+        if self.alone {
+            let Some(key) = self.entry().map(|(key, _)| key.to_vec()) else {
+                return;
+            };
+            match self.at {
+                At::A => self.b.seek(&key),
+                At::B => self.a.seek(&key),
+                At::Both | At::End => {}
+            }
+        }
+        if matches!(self.at, At::A | At::Both) {
+            self.a.next();
+        }
+        if matches!(self.at, At::B | At::Both) {
+            self.b.next();
+        }
+        if self.at != At::End {
+            self.select(true);
+        }
+    }
+
+    fn entry(&self) -> Option<(&[u8], &[u8])> {
+        match self.at {
+            At::End => None,
+            At::A | At::Both => self.a.entry(),
+            At::B => self.b.entry(),
+        }
+    }
+
+    fn status(&self) -> Result<(), EngineError> {
+        self.a.status().and_then(|()| self.b.status())
+    }
+
+    fn corruption(&self, what: String) -> EngineError {
+        self.a.corruption(what)
+    }
+
+    fn misplaced(&self, family: FamilyId) -> bool {
+        match self.at {
+            At::End => false,
+            At::A | At::Both => self.a.misplaced(family),
+            At::B => self.b.misplaced(family),
+        }
+    }
+}

@@ -1,0 +1,501 @@
+//! Series records shown as the entries that cells would be (see the module `key` of this crate), so that one read path and
+//! one judge serve both layouts.
+//!
+//! ```text
+//! records, in key order                                         entries
+//! esc(row) | family be32 | 0x02 | !start (8) [| number be32]    a  !v9 !s, !v8 !s, …     each column's cells, from the
+//!     -> ticks and blocks of the time block that begins there   b  !v9 !s, …             newest time block down
+//! ```
+//! A *group* is what one row has in one family. When it is entered, the directories of its blocks give the columns; then each
+//! time block is united for one column at a time, or whole while little is held. Encoded records are held up to a bound,
+//! beyond it they are read again: a row of many years costs time, not memory.
+
+use super::facts::{Column, Facts, digest};
+use super::values::DecodeScratch;
+use crate::api::EngineError;
+use crate::key::{self, DIGEST_BYTES, VALUE_DEAD, VALUE_LIVE};
+use crate::source::FactSource;
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use tidemark_base::FamilyId;
+use tidemark_base::codec::Malformed;
+use tidemark_base::stamp::STAMP_BYTES;
+
+/// Behind the family in a record's key: greater than what a cell or a tombstone has there.
+const KIND_SERIES: u8 = 2;
+/// Greater than [`KIND_SERIES`]: the first key behind a group.
+const KIND_BEHIND: u8 = 3;
+/// Behind the family in a column's key.
+const KIND_COLUMN: u8 = 1;
+const FAMILY_BYTES: usize = 4;
+const VERSION_BYTES: usize = 8;
+
+/// What is held of one group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    /// Encoded records.
+    bytes_max: usize,
+    /// Decoded cells, about 20 bytes each. One time block more may be held.
+    cells_max: usize,
+}
+
+impl Held {
+    /// For readers.
+    pub(crate) const READER: Held = Held {
+        bytes_max: 8 << 20,
+        cells_max: 128 << 10,
+    };
+}
+
+/// The key of the records of the time block that begins at `start`.
+pub(crate) fn record_key(row: &[u8], family: FamilyId, start: i64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(row.len() + 2 + FAMILY_BYTES + 1 + VERSION_BYTES);
+    key::push_escaped(&mut out, row);
+    out.extend_from_slice(&family.0.to_be_bytes());
+    out.push(KIND_SERIES);
+    out.extend_from_slice(&(!ordered(start)).to_be_bytes());
+    out
+}
+
+/// Where the time block of that length begins that holds `version`.
+pub(crate) fn time_block(version: i64, length: i64) -> i64 {
+    version.saturating_sub(version.rem_euclid(length.max(1)))
+}
+
+/// A version as keys order it, upwards.
+fn ordered(version: i64) -> u64 {
+    version as u64 ^ 1 << 63
+}
+
+/// See the module.
+pub(crate) struct SeriesSource<B> {
+    records: B,
+    held: Held,
+    /// `records` stands behind the group.
+    behind: bool,
+    group: Group,
+    open: Open,
+    at: Option<Position>,
+    key: Vec<u8>,
+    value: Vec<u8>,
+    scratch: DecodeScratch,
+    failed: Option<EngineError>,
+}
+
+/// What one row has in one family.
+#[derive(Default)]
+struct Group {
+    /// `esc(row) | family`; empty while there is none.
+    prefix: Vec<u8>,
+    /// Newest first.
+    parts: Vec<Part>,
+    /// Sorted.
+    qualifiers: Vec<Vec<u8>>,
+    cells_held: usize,
+}
+
+/// One time block.
+struct Part {
+    start: i64,
+    /// Its records, unless that would be too much.
+    held: Option<Vec<Vec<u8>>>,
+    /// All of it, if there was room.
+    facts: Option<Facts>,
+}
+
+/// One column of one time block, in the order of entries.
+#[derive(Default)]
+struct Open {
+    place: Option<(usize, usize)>,
+    /// The column alone, where the part does not hold everything.
+    facts: Option<Facts>,
+    column: Option<usize>,
+    order: Vec<u32>,
+}
+
+/// Indexes: of the column, of the part, in the order of its entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position {
+    column: usize,
+    part: usize,
+    cell: usize,
+}
+
+impl<B: FactSource> SeriesSource<B> {
+    /// Of a store of series records.
+    pub(crate) fn new(records: B, held: Held) -> SeriesSource<B> {
+        SeriesSource {
+            records,
+            held,
+            behind: false,
+            group: Group::default(),
+            open: Open::default(),
+            at: None,
+            key: Vec::new(),
+            value: Vec::new(),
+            scratch: DecodeScratch::default(),
+            failed: None,
+        }
+    }
+
+    /// Loads the group of the record here; false at the end.
+    fn load(&mut self) -> Result<bool, Malformed> {
+        self.group = Group::default();
+        self.open = Open::default();
+        let Some((key, _)) = self.records.entry() else {
+            return Ok(false);
+        };
+        let end = key::escaped_len(key)? + FAMILY_BYTES;
+        let prefix = key.get(..end).ok_or(Malformed("a series key ends early"))?;
+        self.group.prefix.extend_from_slice(prefix);
+        let mut qualifiers = BTreeSet::new();
+        let mut held = 0;
+        while let Some((key, value)) = self.records.entry() {
+            let Some(tail) = key.strip_prefix(&self.group.prefix[..]) else {
+                break;
+            };
+            let start = start_of(tail)?;
+            Facts::qualifiers(value, &mut qualifiers)?;
+            held += value.len();
+            if self.group.parts.last().is_none_or(|part| part.start != start) {
+                self.group.parts.push(Part {
+                    start,
+                    held: Some(Vec::new()),
+                    facts: None,
+                });
+            }
+            let part = self.group.parts.last_mut().expect("just pushed");
+            if held > self.held.bytes_max {
+                part.held = None;
+            }
+            if let Some(held) = &mut part.held {
+                held.push(value.to_vec());
+            }
+            self.records.next();
+        }
+        self.behind = true;
+        self.group.qualifiers = qualifiers.into_iter().collect();
+        Ok(true)
+    }
+
+    /// Opens a column of a part; returns how many cells it has.
+    fn open(&mut self, column: usize, part: usize) -> Result<usize, Malformed> {
+        if self.open.place == Some((column, part)) {
+            return Ok(self.open.order.len());
+        }
+        self.open.place = None;
+        self.open.facts = None;
+        let qualifier = self.group.qualifiers[column].clone();
+        if self.group.parts[part].facts.is_none() {
+            self.unite(part, &qualifier)?;
+        }
+        let facts = self.group.parts[part].facts.as_ref().or(self.open.facts.as_ref());
+        let facts = facts.expect("a part is united before it is looked at");
+        self.open.column = facts.find(&qualifier);
+        self.open.order.clear();
+        if let Some(column) = self.open.column {
+            put_in_order(facts, &facts.columns()[column], &mut self.open.order);
+        }
+        self.open.place = Some((column, part));
+        Ok(self.open.order.len())
+    }
+
+    /// Unites a part: whole, if it fits beside what is held, else one column of it.
+    fn unite(&mut self, part: usize, qualifier: &[u8]) -> Result<(), Malformed> {
+        let mut facts = Facts::new();
+        match &self.group.parts[part].held {
+            Some(held) => {
+                let whole = self.group.cells_held < self.held.cells_max;
+                for value in held {
+                    facts.add_column(value, (!whole).then_some(qualifier), &mut self.scratch)?;
+                }
+                facts.settle();
+                if whole {
+                    self.group.cells_held += facts.len();
+                    self.group.parts[part].facts = Some(facts);
+                    return Ok(());
+                }
+            }
+            None => {
+                let mut from = self.group.prefix.clone();
+                from.push(KIND_SERIES);
+                from.extend_from_slice(&(!ordered(self.group.parts[part].start)).to_be_bytes());
+                self.behind = false;
+                self.records.seek(&from);
+                while let Some((_, value)) = self.records.entry().filter(|(key, _)| key.starts_with(&from)) {
+                    facts.add_column(value, Some(qualifier), &mut self.scratch)?;
+                    self.records.next();
+                }
+                facts.settle();
+            }
+        }
+        self.open.facts = Some(facts);
+        Ok(())
+    }
+
+    /// Stands at that position, or at the first one behind it that exists; goes on to later groups.
+    fn settle_at(&mut self, mut place: Position) -> Result<(), Malformed> {
+        loop {
+            while place.column < self.group.qualifiers.len() {
+                while place.part < self.group.parts.len() {
+                    if place.cell < self.open(place.column, place.part)? {
+                        return self.show(place);
+                    }
+                    (place.part, place.cell) = (place.part + 1, 0);
+                }
+                (place.column, place.part, place.cell) = (place.column + 1, 0, 0);
+            }
+            if !self.next_group()? {
+                self.at = None;
+                return Ok(());
+            }
+            place = Position {
+                column: 0,
+                part: 0,
+                cell: 0,
+            };
+        }
+    }
+
+    fn next_group(&mut self) -> Result<bool, Malformed> {
+        if self.group.prefix.is_empty() {
+            return Ok(false);
+        }
+        if !self.behind {
+            self.group.prefix.push(KIND_BEHIND);
+            self.records.seek(&self.group.prefix);
+        }
+        self.load()
+    }
+
+    /// Writes the entry of a position that exists, whose column is open.
+    fn show(&mut self, place: Position) -> Result<(), Malformed> {
+        let facts = self.group.parts[place.part].facts.as_ref().or(self.open.facts.as_ref());
+        let (Some(facts), Some(column)) = (facts, self.open.column) else {
+            return Err(Malformed("a column that was open is not"));
+        };
+        let column = &facts.columns()[column];
+        let at = self.open.order[place.cell] as usize;
+        let tick = facts.ticks()[column.ticks[at] as usize];
+        let slot = column.values[at];
+        push_column(&mut self.key, &self.group.prefix, &column.qualifier);
+        key::push_version(&mut self.key, tick.version);
+        self.key.extend_from_slice(&tick.stamp.encode().map(|b| !b));
+        self.value.clear();
+        let digest = match slot.dead_digest() {
+            Some(digest) => {
+                self.value.push(VALUE_DEAD);
+                digest
+            }
+            None => {
+                self.value.push(VALUE_LIVE);
+                slot.with_bytes(facts.arena(), |bytes| {
+                    self.value.extend_from_slice(bytes);
+                    digest(bytes)
+                })
+            }
+        };
+        self.key.extend_from_slice(&digest.to_be_bytes());
+        self.at = Some(place);
+        Ok(())
+    }
+
+    /// The first entry of the group at or behind `target`.
+    fn seek_in_group(&mut self, target: &[u8]) -> Result<(), Malformed> {
+        let mut column = Vec::new();
+        let prefix = &self.group.prefix;
+        // Entries of a column begin with its prefix and the mark of a cell.
+        let first = self.group.qualifiers.partition_point(|qualifier| {
+            push_column(&mut column, prefix, qualifier);
+            column.push(KIND_COLUMN);
+            column[..] < *target && !target.starts_with(&column)
+        });
+        let mut place = Position {
+            column: first,
+            part: 0,
+            cell: 0,
+        };
+        let Some(qualifier) = self.group.qualifiers.get(first) else {
+            return self.settle_at(place);
+        };
+        push_column(&mut column, prefix, qualifier);
+        column.push(KIND_COLUMN);
+        let inside = target
+            .strip_prefix(&column[..])
+            .and_then(|tail| tail.first_chunk::<8>());
+        if let Some(version) = inside {
+            let version = (!u64::from_be_bytes(*version) ^ 1 << 63) as i64;
+            // Time blocks that begin later hold newer versions only.
+            place.part = self.group.parts.partition_point(|part| part.start > version);
+        }
+        self.settle_at(place)?;
+        // What is left stands in one column of one time block, or the target names no more than a column.
+        while self.at.is_some_and(|at| at.column == first) && self.key[..] < *target {
+            self.skip_towards(target)?;
+        }
+        Ok(())
+    }
+
+    /// Forward in the open column to the first entry at or behind `target`, or to the next part.
+    fn skip_towards(&mut self, target: &[u8]) -> Result<(), Malformed> {
+        let Some(at) = self.at else { return Ok(()) };
+        let (mut low, mut high) = (at.cell + 1, self.open.order.len());
+        while low < high {
+            let cell = low + (high - low) / 2;
+            self.show(Position { cell, ..at })?;
+            if self.key[..] < *target {
+                low = cell + 1
+            } else {
+                high = cell
+            }
+        }
+        self.settle_at(Position { cell: low, ..at })
+    }
+
+    /// The group's last entry.
+    fn settle_last(&mut self) -> Result<(), Malformed> {
+        for column in (0..self.group.qualifiers.len()).rev() {
+            for part in (0..self.group.parts.len()).rev() {
+                let cells = self.open(column, part)?;
+                if let Some(cell) = cells.checked_sub(1) {
+                    return self.show(Position { column, part, cell });
+                }
+            }
+        }
+        self.at = None;
+        Ok(())
+    }
+
+    /// Loads the group of the record here, which is its last, and stands at its last entry.
+    fn load_last(&mut self) -> Result<(), Malformed> {
+        self.at = None;
+        let Some((key, _)) = self.records.entry() else {
+            // The records no longer stand behind the group.
+            self.group = Group::default();
+            return Ok(());
+        };
+        let end = key::escaped_len(key)? + FAMILY_BYTES;
+        let prefix = key.get(..end).ok_or(Malformed("a series key ends early"))?.to_vec();
+        self.records.seek(&prefix);
+        self.load()?;
+        self.settle_last()
+    }
+
+    fn seek_or_fail(&mut self, target: &[u8]) -> Result<(), Malformed> {
+        self.at = None;
+        // In a group or before its entries, at or behind the target's family.
+        let group = key::escaped_len(target)
+            .ok()
+            .and_then(|row| target.get(..row + FAMILY_BYTES));
+        let inside = group.is_some_and(|group| group == self.group.prefix);
+        if !inside {
+            self.records.seek(group.unwrap_or(target));
+            if !self.load()? {
+                return Ok(());
+            }
+        }
+        if self.group.prefix[..] >= *target {
+            return self.settle_at(Position {
+                column: 0,
+                part: 0,
+                cell: 0,
+            });
+        }
+        self.seek_in_group(target)
+    }
+
+    fn note(&mut self, result: Result<(), Malformed>) {
+        if let Err(malformed) = result {
+            self.at = None;
+            let place = self.group.prefix.clone();
+            self.failed = Some(
+                self.records
+                    .corruption(format!("{malformed}: series records at {place:02x?}")),
+            );
+        }
+    }
+}
+
+fn start_of(tail: &[u8]) -> Result<i64, Malformed> {
+    let wrong = Malformed("a series key has another form");
+    let (kind, rest) = tail.split_first().ok_or(wrong)?;
+    let (start, number) = rest.split_first_chunk::<VERSION_BYTES>().ok_or(wrong)?;
+    if *kind != KIND_SERIES || !matches!(number.len(), 0 | 4) {
+        return Err(wrong);
+    }
+    Ok((!u64::from_be_bytes(*start) ^ 1 << 63) as i64)
+}
+
+/// Replaces `out` by a column's prefix.
+fn push_column(out: &mut Vec<u8>, group: &[u8], qualifier: &[u8]) {
+    out.clear();
+    out.extend_from_slice(group);
+    out.push(KIND_COLUMN);
+    key::push_escaped(out, qualifier);
+}
+
+/// The indexes of a column's facts as keys order them: newest version first, greatest stamp first, then by digest.
+fn put_in_order(facts: &Facts, column: &Column, order: &mut Vec<u32>) {
+    order.extend((0..column.ticks.len() as u32).rev());
+    let tick = |at: &u32| facts.ticks()[column.ticks[*at as usize] as usize];
+    if order.is_sorted_by(|a, b| tick(a) > tick(b)) {
+        return;
+    }
+    // Only values with one stamp (R5) get here.
+    order.sort_by_key(|at| {
+        let slot = column.values[*at as usize];
+        let digest = slot
+            .dead_digest()
+            .unwrap_or_else(|| slot.with_bytes(facts.arena(), digest));
+        (Reverse(tick(at)), digest)
+    });
+}
+
+impl<B: FactSource> FactSource for SeriesSource<B> {
+    fn seek(&mut self, key: &[u8]) {
+        let result = self.seek_or_fail(key);
+        self.note(result);
+    }
+
+    fn seek_before(&mut self, key: &[u8]) {
+        self.records.seek_before(key);
+        let result = self.load_last();
+        self.note(result);
+    }
+
+    fn seek_last(&mut self) {
+        self.records.seek_last();
+        let result = self.load_last();
+        self.note(result);
+    }
+
+    fn next(&mut self) {
+        if let Some(at) = self.at {
+            let result = self.settle_at(Position {
+                cell: at.cell + 1,
+                ..at
+            });
+            self.note(result);
+        }
+    }
+
+    fn entry(&self) -> Option<(&[u8], &[u8])> {
+        debug_assert!(self.at.is_none() || self.key.len() > STAMP_BYTES + DIGEST_BYTES);
+        self.at.map(|_| (&self.key[..], &self.value[..]))
+    }
+
+    fn status(&self) -> Result<(), EngineError> {
+        match &self.failed {
+            Some(failed) => Err(failed.clone()),
+            None => self.records.status(),
+        }
+    }
+
+    fn corruption(&self, what: String) -> EngineError {
+        self.records.corruption(what)
+    }
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

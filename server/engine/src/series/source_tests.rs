@@ -1,0 +1,333 @@
+//! Series records against the same facts as cell records: every entry, every seek, every read.
+
+use super::*;
+use crate::api::CellCursor;
+use crate::series::merged::Merged;
+use crate::series::{Merger, TickBuilder};
+use crate::view::{RangeTombstones, View};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use std::collections::BTreeMap;
+use tidemark_base::read::{QualifierFilter, ReadFilter, ReadSpec};
+use tidemark_base::{FamilySettings, RegionId, Scope, Stamp, TableSchema, TombstoneRef, VersionRange};
+
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+const LENGTH: i64 = 10;
+
+/// Entries of a map.
+struct MapSource {
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
+    at: Option<usize>,
+}
+
+impl MapSource {
+    fn new(map: &Map) -> MapSource {
+        MapSource {
+            entries: map.clone().into_iter().collect(),
+            at: None,
+        }
+    }
+}
+
+impl FactSource for MapSource {
+    fn seek(&mut self, key: &[u8]) {
+        self.at = Some(self.entries.partition_point(|(k, _)| k[..] < *key));
+    }
+
+    fn seek_before(&mut self, key: &[u8]) {
+        self.at = self.entries.partition_point(|(k, _)| k[..] < *key).checked_sub(1);
+    }
+
+    fn seek_last(&mut self) {
+        self.at = self.entries.len().checked_sub(1);
+    }
+
+    fn next(&mut self) {
+        self.at = self.at.map(|at| at + 1);
+    }
+
+    fn entry(&self) -> Option<(&[u8], &[u8])> {
+        self.entries.get(self.at?).map(|(k, v)| (&k[..], &v[..]))
+    }
+
+    fn status(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn corruption(&self, what: String) -> EngineError {
+        EngineError::Corruption(what)
+    }
+}
+
+/// One row mutation at one version, and how its record is kept.
+#[derive(Clone, Debug)]
+struct Write {
+    row: Vec<u8>,
+    family: u8,
+    version: i64,
+    stamp: Stamp,
+    cells: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// As a tick of its own, merged with what is there, or in a record of its own number.
+    kept: u8,
+}
+
+fn family(n: u8) -> FamilyId {
+    FamilySettings::new(["a", "b", "c"][usize::from(n)], 0).id
+}
+
+fn any_write() -> impl Strategy<Value = Write> {
+    let bytes = |n| proptest::collection::vec(0u8..3, 0..n);
+    let cells = proptest::collection::btree_map(bytes(3), bytes(10), 1..4);
+    let stamp = (0u64..5, 1u16..3).prop_map(|(hlc, region)| Stamp {
+        epoch: 0,
+        hlc,
+        region: RegionId(region),
+    });
+    (
+        proptest::collection::vec(0u8..3, 1..3),
+        0u8..3,
+        0i64..40,
+        stamp,
+        cells,
+        0u8..3,
+    )
+        .prop_map(|(row, family, version, stamp, cells, kept)| Write {
+            row,
+            family,
+            version,
+            stamp,
+            cells,
+            kept,
+        })
+}
+
+/// The same facts as cell records and as series records.
+fn both(writes: &[Write]) -> (Map, Map) {
+    let (mut cells, mut records) = (Map::new(), Map::new());
+    let mut merger = Merger::new();
+    for (number, write) in writes.iter().enumerate() {
+        let family = family(write.family);
+        let mut tick = TickBuilder::new(Vec::new(), write.version, write.stamp);
+        for (qualifier, value) in &write.cells {
+            tick.push(qualifier, value);
+            let key = key::cell_key(&write.row, family, qualifier, write.version, write.stamp, value);
+            cells.insert(key, [&[VALUE_LIVE], &value[..]].concat());
+        }
+        let tick = tick.finish();
+        let mut key = record_key(&write.row, family, time_block(write.version, LENGTH));
+        if write.kept == 2 {
+            key.extend_from_slice(&(number as u32).to_be_bytes());
+        }
+        let there = records.get(&key).cloned();
+        let value = match there {
+            Some(there) => merger.merge([&tick[..], &there[..]]).unwrap(),
+            None if write.kept == 1 => merger.merge([&tick[..]]).unwrap(),
+            None => tick,
+        };
+        records.insert(key, value);
+    }
+    (cells, records)
+}
+
+/// Everything held, records but no cells, nothing.
+fn any_held() -> impl Strategy<Value = Held> {
+    let held = |bytes_max, cells_max| Held { bytes_max, cells_max };
+    prop_oneof![
+        Just(Held::READER),
+        Just(held(1 << 20, 0)),
+        Just(held(100, 3)),
+        Just(held(0, 0))
+    ]
+}
+
+fn walk(source: &mut impl FactSource) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut out = Vec::new();
+    while let Some((key, value)) = source.entry() {
+        out.push((key.to_vec(), value.to_vec()));
+        source.next();
+    }
+    source.status().unwrap();
+    out
+}
+
+fn here(source: &impl FactSource) -> Option<(Vec<u8>, Vec<u8>)> {
+    source.entry().map(|(k, v)| (k.to_vec(), v.to_vec()))
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Next,
+    /// Cut off so many bytes of an entry's key and go there.
+    Seek(Index, u8),
+    /// Behind its row or column.
+    Behind(Index, bool),
+    SeekBefore(Index),
+    SeekLast,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => Just(Step::Next),
+        3 => (any::<Index>(), 0u8..40).prop_map(|(at, cut)| Step::Seek(at, cut)),
+        2 => (any::<Index>(), any::<bool>()).prop_map(|(at, row)| Step::Behind(at, row)),
+        1 => any::<Index>().prop_map(Step::SeekBefore),
+        1 => Just(Step::SeekLast),
+    ]
+}
+
+fn apply(step: &Step, keys: &[Vec<u8>], source: &mut impl FactSource) {
+    let row = |key: &Vec<u8>| key[..key::escaped_len(key).unwrap()].to_vec();
+    match step {
+        Step::Next => source.next(),
+        Step::Seek(at, cut) => {
+            let key = &keys[at.index(keys.len())];
+            source.seek(&key[..key.len().saturating_sub(usize::from(*cut))]);
+        }
+        Step::Behind(at, of_row) => {
+            let key = &keys[at.index(keys.len())];
+            let row = row(key);
+            let column = row.len() + key::parse_tail(&key[row.len()..]).unwrap().qualifier_end;
+            let mut target = Vec::new();
+            key::behind(if *of_row { &row } else { &key[..column] }, &mut target);
+            source.seek(&target);
+        }
+        Step::SeekBefore(at) => source.seek_before(&row(&keys[at.index(keys.len())])),
+        Step::SeekLast => source.seek_last(),
+    }
+}
+
+fn any_spec() -> impl Strategy<Value = ReadSpec> {
+    let filter = (
+        proptest::option::of(1u32..4),
+        (0i64..40, 0i64..40),
+        proptest::option::of(proptest::collection::vec(0u8..3, 0..3)),
+        proptest::option::of(1u32..3),
+    );
+    (filter, any::<bool>()).prop_map(|((latest, (a, b), qualifier, cells_per_row), reverse)| ReadSpec {
+        filter: ReadFilter {
+            latest,
+            versions: VersionRange {
+                from: a.min(b),
+                to: a.max(b),
+            },
+            qualifier: qualifier.map_or(QualifierFilter::Any, |q| QualifierFilter::Exact(vec![q.into()])),
+            cells_per_row,
+            ..ReadFilter::default()
+        },
+        reverse,
+        ..ReadSpec::default()
+    })
+}
+
+type Seen = (Vec<u8>, FamilyId, Vec<u8>, i64, Stamp, Vec<u8>);
+
+fn read(source: impl FactSource, spec: &ReadSpec, schema: &TableSchema) -> Result<Vec<Seen>, EngineError> {
+    let mut view = View::new(source, spec, Some(schema), RangeTombstones::default(), 30)?;
+    let mut out = Vec::new();
+    while view.advance()? {
+        let c = view.cell();
+        out.push((
+            c.row.to_vec(),
+            c.family,
+            c.qualifier.to_vec(),
+            c.version,
+            c.stamp,
+            c.value.to_vec(),
+        ));
+    }
+    Ok(out)
+}
+
+/// Families with a TTL and with a version limit, and one with neither.
+fn schema() -> TableSchema {
+    let mut schema = TableSchema::new(RegionId(1));
+    schema.families = vec![
+        FamilySettings::new("a", 0),
+        FamilySettings::new("b", 0),
+        FamilySettings::new("c", 0),
+    ];
+    schema.families[1].max_versions = Some(2);
+    schema.families[2].ttl_micros = Some(15);
+    schema
+}
+
+proptest! {
+    #[test]
+    fn entries_and_seeks_are_those_of_cells(
+        writes in proptest::collection::vec(any_write(), 1..25),
+        steps in proptest::collection::vec(any_step(), 1..30),
+        held in any_held(),
+    ) {
+        let (cells, records) = both(&writes);
+        let (mut plain, mut series) = (MapSource::new(&cells), SeriesSource::new(MapSource::new(&records), held));
+        plain.seek(&[]);
+        series.seek(&[]);
+        prop_assert_eq!(walk(&mut series), walk(&mut plain));
+        let keys: Vec<Vec<u8>> = cells.keys().cloned().collect();
+        for step in &steps {
+            apply(step, &keys, &mut plain);
+            apply(step, &keys, &mut series);
+            prop_assert_eq!(here(&series), here(&plain), "{:?}", step);
+        }
+    }
+
+    /// Some families as series, tombstones beside them: the read path sees no difference.
+    #[test]
+    fn reads_are_those_of_cells(
+        writes in proptest::collection::vec(any_write(), 1..25),
+        deletes in proptest::collection::vec((any_write(), 0u8..3, 0i64..40), 0..4),
+        split in 0u8..4,
+        spec in any_spec(),
+        held in any_held(),
+    ) {
+        let (all, _) = both(&writes);
+        let of = |series: bool| -> Vec<Write> {
+            writes.iter().filter(|w| (w.family < split) == series).cloned().collect()
+        };
+        let (mut cells, records) = (both(&of(false)).0, both(&of(true)).1);
+        let mut all = all;
+        for (like, scope, to) in &deletes {
+            let qualifier = like.cells.keys().next().unwrap();
+            let tombstone = key::tombstone_key(TombstoneRef {
+                row: &like.row,
+                scope: match scope {
+                    0 => Scope::Column { family: family(like.family), qualifier },
+                    1 => Scope::Family { family: family(like.family) },
+                    _ => Scope::Row,
+                },
+                versions: VersionRange { from: 0, to: *to },
+                stamp: like.stamp,
+            }).unwrap();
+            all.insert(tombstone.clone(), vec![key::VALUE_TOMBSTONE]);
+            cells.insert(tombstone, vec![key::VALUE_TOMBSTONE]);
+        }
+        let merged = Merged::new(MapSource::new(&cells), SeriesSource::new(MapSource::new(&records), held));
+        let schema = schema();
+        prop_assert_eq!(read(merged, &spec, &schema).ok(), read(MapSource::new(&all), &spec, &schema).ok());
+    }
+}
+
+#[test]
+fn damage_is_named() {
+    let (_, mut records) = both(&[Write {
+        row: b"r".to_vec(),
+        family: 0,
+        version: 5,
+        stamp: Stamp::MIN,
+        cells: [(b"q".to_vec(), b"v".to_vec())].into(),
+        kept: 1,
+    }]);
+    let value = records.values_mut().next().unwrap();
+    value[4] ^= 1;
+    let mut series = SeriesSource::new(MapSource::new(&records), Held::READER);
+    series.seek(&[]);
+    assert!(series.entry().is_none());
+    assert!(matches!(series.status(), Err(EngineError::Corruption(_))));
+}
+
+#[test]
+fn time_blocks() {
+    assert_eq!((time_block(25, 10), time_block(20, 10), time_block(0, 10)), (20, 20, 0));
+    assert_eq!(time_block(-1, 10), -10);
+}
