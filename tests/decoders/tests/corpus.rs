@@ -254,6 +254,7 @@ fn remote_batch() -> Vec<u8> {
             region: RegionId(2),
             tablet: 9,
         },
+        link: 0,
         range: RowRange::all(),
         first_seq: 1,
         last_seq: 3,
@@ -282,6 +283,10 @@ fn slice(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+fn numbers(values: &[u64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
 /// The worked examples of docs/formats/commands.md.
 fn commands() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let first = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 1];
@@ -297,7 +302,7 @@ fn commands() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         command("remote", &[&[4, 0, 4, 0, 0, 0, 0, 0, 0], &remote_batch()]),
         command("schema", &[&[5, 1], &slice(&schema())]),
         command("close", &[&[6], &first]),
-        command("acknowledge", &[&[7, 2, 0, 2, 1, 0, 0, 0, 0, 0, 0]]),
+        command("acknowledge", &[&[7, 2, 0], &numbers(&[3, 258, 4, 5])]),
         command("drain", &[&[8, 2, 1, 0, 0, 0, 0, 0, 0]]),
     ]
 }
