@@ -15,6 +15,7 @@ use super::block::{self, BLOCK};
 use super::segment::{ColumnRef, Segment};
 use super::slot::{Arena, Slot};
 use super::tick::{TICK, TickRef};
+use super::unite::for_each_value;
 use super::values::DecodeScratch;
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
@@ -143,11 +144,11 @@ impl Facts {
         only: Option<&[u8]>,
         scratch: &mut DecodeScratch,
     ) -> Result<(), Malformed> {
-        match value.first() {
+        for_each_value(value, |value| match value.first() {
             Some(&TICK) => self.add_tick(TickRef::parse(value)?, only),
             Some(&BLOCK) => block::for_each_segment(value, |segment| self.add_segment(&segment, only, scratch)),
             _ => Err(Malformed("neither a tick nor a block")),
-        }
+        })
     }
 
     /// Adds the qualifiers that a stored value holds to `out`.
@@ -157,14 +158,14 @@ impl Facts {
                 out.insert(qualifier.to_vec());
             }
         };
-        match value.first() {
+        for_each_value(value, |value| match value.first() {
             Some(&TICK) => TickRef::parse(value)?.for_each(|qualifier, _| add(qualifier)),
             Some(&BLOCK) => block::for_each_segment(value, |segment| {
                 segment.columns().iter().for_each(|column| add(column.qualifier()));
                 Ok(())
             }),
             _ => Err(Malformed("neither a tick nor a block")),
-        }
+        })
     }
 
     /// The index of a settled set's column.

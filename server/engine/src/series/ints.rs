@@ -15,8 +15,9 @@
 //! Sums wrap at 64 bits in both directions, so that every sequence has a form. The first of a sequence of deltas is a
 //! parameter and has no rest; of delta² neither has the second.
 //!
-//! *Unit* is for clocks that tick in milliseconds, seconds or minutes, and counters in pages. *Line* is what a clock with jitter leaves when deltas would count each jitter twice. Rice comes within a tenth of a bit
-//! of the entropy of bell-shaped rests, where a common width wastes most of a bit; for even noise it is the reverse.
+//! *Unit* is for clocks that tick in milliseconds, seconds or minutes, and counters in pages. *Line* is what a clock with
+//! jitter leaves when deltas would count each jitter twice. Rice comes within a tenth of a bit of the entropy of
+//! bell-shaped rests, where a common width wastes most of a bit; for even noise it is the reverse.
 
 use super::bits::{BitWriter, bits_of, field, mask, unzigzag, window, zigzag};
 use tidemark_base::codec::{Malformed, Reader, put_varint};

@@ -10,10 +10,10 @@
 //! time block is united for one column at a time, or whole while little is held. Encoded records are held up to a bound,
 //! beyond it they are read again: a row of many years costs time, not memory.
 
-use super::facts::{Column, Facts, digest};
+use super::facts::{Column, Facts, Tick, digest};
 use super::values::DecodeScratch;
 use crate::api::EngineError;
-use crate::key::{self, DIGEST_BYTES, VALUE_DEAD, VALUE_LIVE};
+use crate::key::{self, DIGEST_BYTES, VALUE_DEAD, VALUE_LIVE, What};
 use crate::source::FactSource;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -52,14 +52,48 @@ pub(crate) fn record_key(row: &[u8], family: FamilyId, start: i64) -> Vec<u8> {
     let mut out = Vec::with_capacity(row.len() + 2 + FAMILY_BYTES + 1 + VERSION_BYTES);
     key::push_escaped(&mut out, row);
     out.extend_from_slice(&family.0.to_be_bytes());
-    out.push(KIND_SERIES);
-    out.extend_from_slice(&(!ordered(start)).to_be_bytes());
+    push_start(&mut out, start);
     out
 }
 
 /// Where the time block of that length begins that holds `version`.
 pub(crate) fn time_block(version: i64, length: i64) -> i64 {
     version.saturating_sub(version.rem_euclid(length.max(1)))
+}
+
+/// Length of `esc(row) | family` at the head of a key.
+pub(super) fn group_len(key: &[u8]) -> Result<usize, Malformed> {
+    let end = key::escaped_len(key)? + FAMILY_BYTES;
+    if key.len() < end {
+        return Err(Malformed("a series key ends early"));
+    }
+    Ok(end)
+}
+
+/// What the keys of the records begin with that may hold a cell: `cell_key` is its entry's.
+pub(super) fn record_place(cell_key: &[u8], length: i64) -> Result<Vec<u8>, Malformed> {
+    let group = group_len(cell_key)?;
+    match key::parse_tail(&cell_key[group - FAMILY_BYTES..])?.what {
+        What::Cell { version, .. } => {
+            let mut place = cell_key[..group].to_vec();
+            push_start(&mut place, time_block(version, length));
+            Ok(place)
+        }
+        What::Tombstone { .. } => Err(Malformed("a tombstone is no series record")),
+    }
+}
+
+/// Replaces `out` by the key of a cell's entry.
+pub(super) fn push_entry(out: &mut Vec<u8>, group: &[u8], qualifier: &[u8], tick: Tick, digest: u16) {
+    push_column(out, group, qualifier);
+    key::push_version(out, tick.version);
+    out.extend_from_slice(&tick.stamp.encode().map(|b| !b));
+    out.extend_from_slice(&digest.to_be_bytes());
+}
+
+fn push_start(out: &mut Vec<u8>, start: i64) {
+    out.push(KIND_SERIES);
+    out.extend_from_slice(&(!ordered(start)).to_be_bytes());
 }
 
 /// A version as keys order it, upwards.
@@ -145,9 +179,7 @@ impl<B: FactSource> SeriesSource<B> {
         let Some((key, _)) = self.records.entry() else {
             return Ok(false);
         };
-        let end = key::escaped_len(key)? + FAMILY_BYTES;
-        let prefix = key.get(..end).ok_or(Malformed("a series key ends early"))?;
-        self.group.prefix.extend_from_slice(prefix);
+        self.group.prefix.extend_from_slice(&key[..group_len(key)?]);
         let mut qualifiers = BTreeSet::new();
         let mut held = 0;
         while let Some((key, value)) = self.records.entry() {
@@ -218,8 +250,7 @@ impl<B: FactSource> SeriesSource<B> {
             }
             None => {
                 let mut from = self.group.prefix.clone();
-                from.push(KIND_SERIES);
-                from.extend_from_slice(&(!ordered(self.group.parts[part].start)).to_be_bytes());
+                push_start(&mut from, self.group.parts[part].start);
                 self.behind = false;
                 self.records.seek(&from);
                 while let Some((_, value)) = self.records.entry().filter(|(key, _)| key.starts_with(&from)) {
@@ -278,9 +309,6 @@ impl<B: FactSource> SeriesSource<B> {
         let at = self.open.order[place.cell] as usize;
         let tick = facts.ticks()[column.ticks[at] as usize];
         let slot = column.values[at];
-        push_column(&mut self.key, &self.group.prefix, &column.qualifier);
-        key::push_version(&mut self.key, tick.version);
-        self.key.extend_from_slice(&tick.stamp.encode().map(|b| !b));
         self.value.clear();
         let digest = match slot.dead_digest() {
             Some(digest) => {
@@ -295,7 +323,7 @@ impl<B: FactSource> SeriesSource<B> {
                 })
             }
         };
-        self.key.extend_from_slice(&digest.to_be_bytes());
+        push_entry(&mut self.key, &self.group.prefix, &column.qualifier, tick, digest);
         self.at = Some(place);
         Ok(())
     }
@@ -374,8 +402,7 @@ impl<B: FactSource> SeriesSource<B> {
             self.group = Group::default();
             return Ok(());
         };
-        let end = key::escaped_len(key)? + FAMILY_BYTES;
-        let prefix = key.get(..end).ok_or(Malformed("a series key ends early"))?.to_vec();
+        let prefix = key[..group_len(key)?].to_vec();
         self.records.seek(&prefix);
         self.load()?;
         self.settle_last()

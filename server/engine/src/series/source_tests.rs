@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::api::CellCursor;
+use crate::ops::Edit;
+use crate::reap::{Reaper, Rules};
+use crate::series::collect::{Edits, Left, judge_record};
 use crate::series::merged::Merged;
 use crate::series::{Merger, TickBuilder};
 use crate::view::{RangeTombstones, View};
@@ -305,6 +308,132 @@ proptest! {
         let merged = Merged::new(MapSource::new(&cells), SeriesSource::new(MapSource::new(&records), held));
         let schema = schema();
         prop_assert_eq!(read(merged, &spec, &schema).ok(), read(MapSource::new(&all), &spec, &schema).ok());
+    }
+}
+
+/// What a collection changes in a store of cell records.
+fn apply_edit(cells: &mut Map, edit: Edit) {
+    match edit {
+        Edit::Delete(key) => cells.remove(&key),
+        Edit::Strip(key) => cells.insert(key, vec![VALUE_DEAD]),
+        Edit::Move(key, value) => cells.insert(key, value),
+    };
+}
+
+fn put_left(records: &mut Map, key: &[u8], left: Left) {
+    match left {
+        Left::All => {}
+        Left::Some(block) => {
+            records.insert(key.to_vec(), block);
+        }
+        Left::Nothing => {
+            records.remove(key);
+        }
+    }
+}
+
+fn rules(schema: &TableSchema, now_micros: i64, stable: Option<Stamp>) -> Rules {
+    Rules {
+        schema: Some(std::sync::Arc::new(schema.clone())),
+        now_micros,
+        range_tombstones: RangeTombstones::default(),
+        stable,
+    }
+}
+
+/// Sweeps series records as the engine does: judge, then read, change and write each record.
+fn sweep_series(tombstones: &mut Map, records: &mut Map, held: Held, rules: Rules) {
+    let source = Merged::new(
+        MapSource::new(tombstones),
+        SeriesSource::new(MapSource::new(records), held),
+    );
+    let mut reaper = Reaper::new(rules);
+    let (mut edits, mut others) = (Edits::default(), Vec::new());
+    crate::ops::sweep(source, &mut reaper, |edit, _| {
+        let key = match &edit {
+            Edit::Delete(key) | Edit::Strip(key) | Edit::Move(key, _) => key,
+        };
+        match tombstones.contains_key(key) {
+            true => others.push(edit),
+            false => edits.push(edit, LENGTH).unwrap(),
+        }
+        Ok(())
+    })
+    .unwrap();
+    others.into_iter().for_each(|edit| apply_edit(tombstones, edit));
+    let mut merger = Merger::new();
+    for place in edits.places().map(<[u8]>::to_vec).collect::<Vec<_>>() {
+        let found: Vec<_> = records
+            .range(place.clone()..)
+            .take_while(|(key, _)| key.starts_with(&place))
+            .collect();
+        let found: Vec<_> = found.into_iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        assert!(
+            !found.is_empty(),
+            "a fact that was judged stands in a record of its place"
+        );
+        for (key, value) in found {
+            let left = edits.rewrite(&mut merger, &place, &key, &value).unwrap();
+            put_left(records, &key, left);
+        }
+    }
+}
+
+proptest! {
+    /// A sweep leaves of series records what it leaves of cell records.
+    #[test]
+    fn a_sweep_forgets_the_same(
+        writes in proptest::collection::vec(any_write(), 1..25),
+        deletes in proptest::collection::vec((any_write(), 0i64..40), 0..5),
+        stable in 0u64..5, now in 0i64..60, held in any_held(),
+    ) {
+        let (mut all, mut records) = both(&writes);
+        let mut tombstones = Map::new();
+        for (like, to) in &deletes {
+            let tombstone = key::tombstone_key(TombstoneRef {
+                row: &like.row,
+                scope: if to % 2 == 0 { Scope::Row } else { Scope::Family { family: family(like.family) } },
+                versions: VersionRange { from: 0, to: *to },
+                stamp: like.stamp,
+            }).unwrap();
+            tombstones.insert(tombstone, vec![key::VALUE_TOMBSTONE]);
+        }
+        all.extend(tombstones.clone());
+        let stable = Some(Stamp { hlc: stable, ..Stamp::MIN });
+        // Past the offset that a reader's clock may have.
+        let rules = rules(&schema(), now + 10_000_000, stable);
+        sweep_series(&mut tombstones, &mut records, held, rules.clone());
+        let mut edits = Vec::new();
+        crate::ops::sweep(MapSource::new(&all), &mut Reaper::new(rules), |edit, _| {
+            edits.push(edit);
+            Ok(())
+        }).unwrap();
+        edits.into_iter().for_each(|edit| apply_edit(&mut all, edit));
+        let mut merged = Merged::new(MapSource::new(&tombstones), SeriesSource::new(MapSource::new(&records), held));
+        let mut plain = MapSource::new(&all);
+        merged.seek(&[]);
+        plain.seek(&[]);
+        prop_assert_eq!(walk(&mut merged), walk(&mut plain));
+    }
+
+    /// O15: a compaction of any of the records changes no answer.
+    #[test]
+    fn a_compaction_changes_no_answer(
+        writes in proptest::collection::vec(any_write(), 1..25), which in any::<u32>(), spec in any_spec(),
+    ) {
+        let (_, mut records) = both(&writes);
+        let schema = schema();
+        let answer = |records: &Map| read(SeriesSource::new(MapSource::new(records), Held::READER), &spec, &schema).ok();
+        let before = answer(&records);
+        let mut reaper = Reaper::new(rules(&schema, 30 + 10_000_000, None));
+        let mut merger = Merger::new();
+        for (at, (key, value)) in records.clone().into_iter().enumerate() {
+            if which >> (at % 32) & 1 == 1 {
+                let left = judge_record(&mut reaper, &mut merger, &key, &value).unwrap();
+                put_left(&mut records, &key, left);
+            }
+        }
+        prop_assert_eq!(answer(&records), before);
     }
 }
 
