@@ -5,8 +5,8 @@
 //! sweep        entries of `source`           Edits: by record, what becomes of which fact; then, one record after the other
 //!                                            and under the writer's lock:  get -> rewrite -> put or delete
 //! ```
-//! A compaction shows the judge one time block after another, so counts for version limits begin anew with each: it drops
-//! less than it might, never too much. The sweep reads a record again before it changes it, because ticks may have been merged
+//! A compaction shows the judge one record after another, and what it counts for version limits begins anew with each: it
+//! drops less than it might, never too much. The sweep reads a record again before it changes it, because ticks may have been merged
 //! into it since it was judged: only facts that were judged are forgotten, whatever else stands there by then.
 
 use super::block::Merger;
@@ -38,6 +38,8 @@ pub(crate) fn judge_record(
     value: &[u8],
 ) -> Result<Left, Malformed> {
     let (mut entry, mut stored) = (Vec::new(), Vec::new());
+    // Records of one time block may hold the same versions, and even the same facts.
+    reaper.begin_anew();
     change(merger, key, value, |group, qualifier, tick, slot, arena| {
         stored.clear();
         let digest = match slot.dead_digest() {

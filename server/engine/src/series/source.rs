@@ -47,13 +47,12 @@ impl Held {
     };
 }
 
-/// The key of the records of the time block that begins at `start`.
-pub(crate) fn record_key(row: &[u8], family: FamilyId, start: i64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(row.len() + 2 + FAMILY_BYTES + 1 + VERSION_BYTES);
-    key::push_escaped(&mut out, row);
+/// Replaces `out` by the key of the records of the time block that begins at `start`.
+pub(super) fn push_record_key(out: &mut Vec<u8>, row: &[u8], family: FamilyId, start: i64) {
+    out.clear();
+    key::push_escaped(out, row);
     out.extend_from_slice(&family.0.to_be_bytes());
-    push_start(&mut out, start);
-    out
+    push_start(out, start);
 }
 
 /// Where the time block of that length begins that holds `version`.

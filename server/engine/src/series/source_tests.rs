@@ -6,13 +6,15 @@ use crate::ops::Edit;
 use crate::reap::{Reaper, Rules};
 use crate::series::collect::{Edits, Left, judge_record};
 use crate::series::merged::Merged;
+use crate::series::pending::Pending;
+use crate::series::unite::unite;
 use crate::series::{Merger, TickBuilder};
 use crate::view::{RangeTombstones, View};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use std::collections::BTreeMap;
 use tidemark_base::read::{QualifierFilter, ReadFilter, ReadSpec};
-use tidemark_base::{FamilySettings, RegionId, Scope, Stamp, TableSchema, TombstoneRef, VersionRange};
+use tidemark_base::{CellRef, FamilySettings, RegionId, Scope, Stamp, TableSchema, TombstoneRef, VersionRange};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -118,7 +120,8 @@ fn both(writes: &[Write]) -> (Map, Map) {
             cells.insert(key, [&[VALUE_LIVE], &value[..]].concat());
         }
         let tick = tick.finish();
-        let mut key = record_key(&write.row, family, time_block(write.version, LENGTH));
+        let mut key = Vec::new();
+        push_record_key(&mut key, &write.row, family, time_block(write.version, LENGTH));
         if write.kept == 2 {
             key.extend_from_slice(&(number as u32).to_be_bytes());
         }
@@ -380,6 +383,42 @@ fn sweep_series(tombstones: &mut Map, records: &mut Map, held: Held, rules: Rule
 }
 
 proptest! {
+    /// Mutations with several versions and families, as the engine's batch gathers them.
+    #[test]
+    fn records_hold_the_cells_that_were_put(
+        puts in proptest::collection::vec((any_write(), proptest::collection::vec(0i64..40, 1..5)), 1..12),
+    ) {
+        let (mut cells, mut records, mut pending) = (Map::new(), Map::new(), Pending::default());
+        let merge = |records: &mut Map, key: &[u8], value: &[u8]| {
+            let there = records.get(key).cloned();
+            let values = there.iter().map(|v| &v[..]).chain([value]);
+            let value = unite(values.clone()).filter(|_| values.count() > 1).unwrap_or_else(|| value.to_vec());
+            records.insert(key.to_vec(), value);
+        };
+        for (write, versions) in &puts {
+            for (qualifier, value) in &write.cells {
+                for version in versions {
+                    let cell = CellRef {
+                        row: &write.row, family: family(write.family), qualifier, version: *version,
+                        stamp: write.stamp, value,
+                    };
+                    let key = key::cell_key(cell.row, cell.family, qualifier, cell.version, cell.stamp, value);
+                    cells.insert(key, [&[VALUE_LIVE], &value[..]].concat());
+                    if !pending.takes(&cell) {
+                        pending.emit(LENGTH, |key, value| merge(&mut records, key, value));
+                    }
+                    pending.push(&cell);
+                }
+            }
+        }
+        pending.emit(LENGTH, |key, value| merge(&mut records, key, value));
+        let mut series = SeriesSource::new(MapSource::new(&records), Held::READER);
+        let mut plain = MapSource::new(&cells);
+        plain.seek(&[]);
+        series.seek(&[]);
+        prop_assert_eq!(walk(&mut series), walk(&mut plain));
+    }
+
     /// A sweep leaves of series records what it leaves of cell records.
     #[test]
     fn a_sweep_forgets_the_same(
