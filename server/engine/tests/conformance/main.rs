@@ -7,6 +7,7 @@
 //! reads      every filter, order and limit against the oracle, on generated facts
 //! neutral    O1, O2, O15: schedules of writes, flushes, compactions, garbage collections, restarts, schema changes
 //! ties       stamps that differ in their region alone
+//! metamorphic  one list of operations under many options and schedules: the same answers, byte for byte
 //! disk       RocksDB only: crash at the flushed cut, damaged files, install
 //! ```
 
@@ -14,6 +15,7 @@
 
 mod contract;
 mod disk;
+mod metamorphic;
 mod neutral;
 mod reads;
 mod ties;

@@ -39,7 +39,11 @@ fn the_greater_region_wins_whichever_comes_first() {
             assert_eq!(value(&world), "of region 2", "written in the order {order:?}");
             world.engine().flush().unwrap();
             world.compact();
-            assert_eq!(value(&world), "of region 2", "compacted, written in the order {order:?}");
+            assert_eq!(
+                value(&world),
+                "of region 2",
+                "compacted, written in the order {order:?}"
+            );
         }
     }
 }
