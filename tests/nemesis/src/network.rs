@@ -155,16 +155,26 @@ impl Network {
         Ok(())
     }
 
-    /// Widens the link again and says how often a packet had to wait or was dropped.
-    pub fn widen(&self) -> Result<u64> {
+    /// How often a packet had to wait for the narrow link or was dropped.
+    pub fn held(&self) -> Result<u64> {
         let mut held = 0;
         for region in 0..2 {
             let hub = hub_name(&self.prefix, region);
             let said = in_place(&hub, &["tc", "-s", "qdisc", "show", "dev", "wan0"])?;
             held += number_after(&said, "overlimits ") + number_after(&said, "dropped ");
-            in_place(&hub, &["tc", "qdisc", "del", "dev", "wan0", "root"])?;
         }
         Ok(held)
+    }
+
+    /// Widens the link again.
+    pub fn widen(&self) -> Result<()> {
+        for region in 0..2 {
+            in_place(
+                &hub_name(&self.prefix, region),
+                &["tc", "qdisc", "del", "dev", "wan0", "root"],
+            )?;
+        }
+        Ok(())
     }
 }
 

@@ -311,6 +311,7 @@ fn errors_allowed(profile: Profile) -> Vec<String> {
         "log store is poisoned",
         "failed to receive from RaftCore",
         "failed to send RaftMsg to RaftCore",
+        "failed to send HeartbeatProgress",
         "RaftCore::main error",
         "RaftCore received Notification::StorageError",
         "takes no more writes",

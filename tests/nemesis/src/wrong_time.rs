@@ -45,11 +45,10 @@ impl WrongTime {
 /// The library, if it is installed.
 pub fn library() -> Option<PathBuf> {
     let places = ["x86_64-linux-gnu", "aarch64-linux-gnu"];
-    let found = places
+    places
         .iter()
         .map(|arch| PathBuf::from(format!("/usr/lib/{arch}/faketime/libfaketimeMT.so.1")))
-        .find(|path| path.is_file());
-    found
+        .find(|path| path.is_file())
 }
 
 fn offset_text(offset_ms: i64) -> String {

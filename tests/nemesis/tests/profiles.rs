@@ -4,6 +4,7 @@
 //! The rig runs as a process of its own, because it moves to a network namespace and its runtime stands there with it.
 //! With `TIDEMARK_WITHOUT_ROOT=1` (set by `./x test --without-root`) profiles that need root are left out, loudly.
 
+use anyhow::{Result, ensure};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,34 +14,33 @@ const PASS_MAX: Duration = Duration::from_secs(400);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn pass(profile: &str, seed: u32, needs_root: bool) {
+fn pass(profile: &str, seed: u32, needs_root: bool) -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let without_root = std::env::var_os("TIDEMARK_WITHOUT_ROOT").is_some();
     if without_root && needs_root {
         eprintln!("LEFT OUT without root: ./x nemesis --profile {profile} --seed {seed}");
-        return;
+        return Ok(());
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark-nemesis"));
     command.args(["--profile", profile, "--seed", &seed.to_string()]);
     if without_root {
         command.arg("--without-root");
     }
-    let out = tempfile::NamedTempFile::new().unwrap();
-    let log = out.as_file().try_clone().unwrap();
+    let out = tempfile::NamedTempFile::new()?;
+    let log = out.as_file().try_clone()?;
     let mut child = command
         .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
+        .stdout(log.try_clone()?)
         .stderr(log)
-        .spawn()
-        .unwrap();
+        .spawn()?;
     let began = Instant::now();
     let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
+        if let Some(status) = child.try_wait()? {
             break status;
         }
         if began.elapsed() > PASS_MAX {
-            child.kill().unwrap();
-            break child.wait().unwrap();
+            child.kill()?;
+            break child.wait()?;
         }
         std::thread::sleep(Duration::from_millis(50));
     };
@@ -51,36 +51,37 @@ fn pass(profile: &str, seed: u32, needs_root: bool) {
         .rev()
         .find(|line| line.starts_with("nemesis: "))
         .unwrap_or_default();
-    assert!(last.starts_with("nemesis: ok"), "{said}");
+    ensure!(last.starts_with("nemesis: ok"), "{said}");
     println!("{last}");
+    Ok(())
 }
 
 #[test]
-fn kill() {
-    pass("kill", 1, false);
+fn kill() -> Result<()> {
+    pass("kill", 1, false)
 }
 
 #[test]
-fn pause() {
-    pass("pause", 1, false);
+fn pause() -> Result<()> {
+    pass("pause", 1, false)
 }
 
 #[test]
-fn partition() {
-    pass("partition", 1, true);
+fn partition() -> Result<()> {
+    pass("partition", 1, true)
 }
 
 #[test]
-fn wan_cut() {
-    pass("wan-cut", 1, true);
+fn wan_cut() -> Result<()> {
+    pass("wan-cut", 1, true)
 }
 
 #[test]
-fn region_kill() {
-    pass("region-kill", 1, false);
+fn region_kill() -> Result<()> {
+    pass("region-kill", 1, false)
 }
 
 #[test]
-fn power_loss() {
-    pass("power-loss", 1, true);
+fn power_loss() -> Result<()> {
+    pass("power-loss", 1, true)
 }

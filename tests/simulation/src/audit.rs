@@ -2,13 +2,16 @@
 
 use crate::run::{Control, Stage};
 use crate::site::{NODES, REGIONS, Site, address};
-use crate::workload::{FAMILY, SHARED, connect, own_table, rows};
-use crate::{time, workload};
+use crate::workload::{FAMILY, LATER_FAMILY, SHARED, connect, own_table, rows};
+use crate::{chance, time, workload};
+use rand::Rng;
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::fact::Fact;
-use tidemark_checkers::history::{Family as FamilyRecord, FinalState, Table as TableRecord, TableState};
-use tidemark_client::{Client, ClientError, ErrorKind, Family, Peer, TableSpec};
+use tidemark_checkers::history::{
+    Action, Family as FamilyRecord, FinalState, Mutation, Operation, Outcome, Table as TableRecord, TableState,
+};
+use tidemark_client::{Client, ClientError, ErrorKind, Family, Peer, TableChange, TableSpec};
 use tidemark_runtime::{Mark, mark};
 
 /// Pause between two tries of what has to succeed some time.
@@ -18,10 +21,11 @@ const SPLITS: [&[&str]; 2] = [&["r-06"], &["r-04"]];
 
 /// The tables, for the history.
 pub fn tables() -> Vec<TableRecord> {
-    let families = vec![FamilyRecord {
-        name: FAMILY.into(),
+    let family = |name: &str| FamilyRecord {
+        name: name.into(),
         ..FamilyRecord::default()
-    }];
+    };
+    let families = vec![family(FAMILY)];
     let own = (0..REGIONS.len()).map(|region| TableRecord {
         name: own_table(region),
         regions: vec![REGIONS[region].to_owned()],
@@ -30,7 +34,7 @@ pub fn tables() -> Vec<TableRecord> {
     let shared = TableRecord {
         name: SHARED.into(),
         regions: REGIONS.map(str::to_owned).to_vec(),
-        families: families.clone(),
+        families: vec![family(FAMILY), family(LATER_FAMILY)],
     };
     own.chain([shared]).collect()
 }
@@ -91,10 +95,68 @@ where
     }
 }
 
+/// Gives the shared table a family in one region while faults come and go, writes to it there, and gives it to the other
+/// region after the heal.
+pub async fn change_schema(seed: u64, control: Control) -> turmoil::Result {
+    control.reached(Stage::Begin).await;
+    control.join();
+    let mut rng = chance::stream(seed, "schema");
+    let first = rng.random_range(0..REGIONS.len());
+    tokio::time::sleep(Duration::from_millis(rng.random_range(200..3_000))).await;
+    let clients = connect_all("schema").await;
+    add_family(&clients[first]).await?;
+    let table = clients[first].table(SHARED);
+    let id = u64::MAX / 2;
+    for n in 0..10 {
+        let (row, value) = (format!("r-{n:02}"), format!("later-{n}"));
+        let mutations = vec![Mutation::put(LATER_FAMILY, "q", 1, &value)];
+        let action = Action::Write { mutations };
+        let call = time::nanos();
+        let (client, region) = (u64::MAX, REGIONS[first]);
+        control
+            .recorder
+            .begin(Operation::begun(id + n, client, region, SHARED, &row, action, call));
+        let answer = table.put(&row, LATER_FAMILY, "q", 1, &value).await;
+        let outcome = match &answer {
+            Ok(_) => Outcome::Ok,
+            Err(error) if error.is_unknown_outcome() => Outcome::Unknown,
+            Err(_) => Outcome::Fail,
+        };
+        let error = answer.err().map(|error| error.to_string());
+        control.recorder.end(id + n, time::nanos(), outcome, None, error);
+        tokio::time::sleep(Duration::from_millis(rng.random_range(10..200))).await;
+    }
+    control.reached(Stage::Healed).await;
+    add_family(&clients[1 - first]).await?;
+    control.leave();
+    Ok(())
+}
+
+/// Adds the family where it is missing. An answer may be lost, so what counts is what is there.
+async fn add_family(client: &Client) -> turmoil::Result {
+    let admin = client.admin();
+    loop {
+        if let Ok(table) = admin.get_table(SHARED).await
+            && table.families.iter().any(|family| family.name == LATER_FAMILY)
+        {
+            return Ok(());
+        }
+        let change = TableChange {
+            add_families: vec![Family::new(LATER_FAMILY)],
+            ..TableChange::default()
+        };
+        if let Err(error) = admin.alter_table(SHARED, change).await {
+            tracing::debug!(%error, "again");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 /// Waits until the regions are equal, then takes down what each shows.
 pub async fn audit(control: Control, sites: Vec<Arc<Site>>) -> turmoil::Result {
-    // Clients end their last operation, which takes as long as its deadline at most.
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    while control.clients() > 0 {
+        tokio::time::sleep(PAUSE).await;
+    }
     let clients = connect_all("audit").await;
     loop {
         let now = Some(time::wall_micros());

@@ -26,6 +26,8 @@ pub struct Faults {
     /// Directed links that drop, as they are set.
     dropping: BTreeSet<(String, String)>,
     holding: BTreeSet<(String, String)>,
+    /// Processes that were up when they were killed.
+    killed: u64,
     trace: Trace,
 }
 
@@ -48,6 +50,7 @@ impl Faults {
             times: BTreeMap::new(),
             dropping: BTreeSet::new(),
             holding: BTreeSet::new(),
+            killed: 0,
             trace,
         }
     }
@@ -128,7 +131,7 @@ impl Faults {
             Kind::SlowDisk(site) => self.sites[site].storage.disk.be_slow(planned.until - planned.from),
             Kind::FullDisk(site) => self.sites[site].storage.disk.leave_free(FULL_BYTES),
             Kind::FailedSync(site) => self.sites[site].storage.disk.fail_syncs(1),
-            Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Hold(..) | Kind::CutWan => {}
+            Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Hold(..) | Kind::Isolate(_) | Kind::CutWan => {}
         }
         self.on.insert(n, before);
         self.times.insert(n, (sim.elapsed(), None));
@@ -153,7 +156,12 @@ impl Faults {
                 self.crash(sim, site);
                 self.bounce(sim, site);
             }
-            Kind::SlowDisk(_) | Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Hold(..) | Kind::CutWan => {}
+            Kind::SlowDisk(_)
+            | Kind::Cut(..)
+            | Kind::CutOneWay(..)
+            | Kind::Hold(..)
+            | Kind::Isolate(_)
+            | Kind::CutWan => {}
         }
         self.set_links(sim);
         if let Some((_, ended)) = self.times.get_mut(&n) {
@@ -174,21 +182,21 @@ impl Faults {
     fn count(&self, kind: &Kind) -> u64 {
         let disk = |site: &String| self.sites[site].storage.disk.counts();
         match kind {
-            Kind::Crash(site) => self.sites[site].lives(),
-            Kind::CrashRegion(region) => (1..=NODES).map(|node| self.sites[&name(*region, node)].lives()).sum(),
+            Kind::Crash(_) | Kind::CrashRegion(_) => self.killed,
             Kind::ClockOffset(site, _) => self.sites[site].clock.wrong_answers(),
             Kind::SlowDisk(site) => disk(site).slow_syncs,
             Kind::FullDisk(site) => disk(site).refused,
             Kind::FailedSync(site) => disk(site).failed_syncs,
             Kind::FlippedBit(site) => disk(site).flipped,
-            Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Hold(..) | Kind::CutWan => {
+            Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Hold(..) | Kind::Isolate(_) | Kind::CutWan => {
                 links(kind).iter().map(|(from, to)| network::sent(from, to)).sum()
             }
         }
     }
 
-    fn crash(&self, sim: &mut Sim<'_>, site: &str) {
-        let own = &self.sites[site];
+    fn crash(&mut self, sim: &mut Sim<'_>, site: &str) {
+        let own = self.sites[site].clone();
+        self.killed += u64::from(own.inside().is_some());
         own.forget();
         sim.crash(site);
         own.storage.disk.crash();
@@ -208,7 +216,7 @@ impl Faults {
         for kind in kinds {
             match kind {
                 Kind::Hold(a, b) => drop(holding.insert(ordered(a, b))),
-                Kind::Cut(..) | Kind::CutOneWay(..) | Kind::CutWan => dropping.extend(links(kind)),
+                Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Isolate(_) | Kind::CutWan => dropping.extend(links(kind)),
                 _ => {}
             }
         }
@@ -244,6 +252,11 @@ fn links(kind: &Kind) -> Vec<(String, String)> {
     match kind {
         Kind::Cut(a, b) | Kind::Hold(a, b) => vec![(a.clone(), b.clone()), (b.clone(), a.clone())],
         Kind::CutOneWay(a, b) => vec![(a.clone(), b.clone())],
+        Kind::Isolate(site) => {
+            let others = (0..REGIONS.len()).flat_map(|region| (1..=NODES).map(move |node| name(region, node)));
+            let region = others.filter(|other| other != site && other[..1] == site[..1]);
+            region.flat_map(|other| [(other.clone(), site.clone()), (site.clone(), other)]).collect()
+        }
         Kind::CutWan => {
             let pairs = (1..=NODES).flat_map(|e| (1..=NODES).map(move |w| (name(0, e), name(REGIONS.len() - 1, w))));
             pairs.flat_map(|(e, w)| [(e.clone(), w.clone()), (w, e)]).collect()
@@ -254,13 +267,13 @@ fn links(kind: &Kind) -> Vec<(String, String)> {
 
 fn unit(kind: &Kind) -> &'static str {
     match kind {
-        Kind::Crash(_) | Kind::CrashRegion(_) => "restarts",
+        Kind::Crash(_) | Kind::CrashRegion(_) => "processes killed",
         Kind::ClockOffset(..) => "wrong answers of the clock",
         Kind::SlowDisk(_) => "slow syncs",
         Kind::FullDisk(_) => "writes without room",
         Kind::FailedSync(_) => "syncs failed",
         Kind::FlippedBit(_) => "bits",
         Kind::Hold(..) => "messages held",
-        Kind::Cut(..) | Kind::CutOneWay(..) | Kind::CutWan => "messages sent into the cut",
+        Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Isolate(_) | Kind::CutWan => "messages sent into the cut",
     }
 }

@@ -34,7 +34,7 @@ struct Args {
     #[arg(long, default_value_t = 2)]
     jobs: u64,
     /// Simulated seconds during which faults come and go.
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 8)]
     fault_seconds: u64,
     /// No faults.
     #[arg(long)]

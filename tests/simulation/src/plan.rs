@@ -19,6 +19,8 @@ pub enum Kind {
     CutOneWay(String, String),
     /// What the two send to each other waits until the end.
     Hold(String, String),
+    /// The node cannot reach the others of its region, nor they it; clients can.
+    Isolate(String),
     /// The regions cannot reach each other.
     CutWan,
     /// A wall clock is wrong by so many milliseconds.
@@ -55,6 +57,7 @@ impl Kind {
             Kind::Cut(..) => "cut",
             Kind::CutOneWay(..) => "cut-one-way",
             Kind::Hold(..) => "hold",
+            Kind::Isolate(_) => "isolate",
             Kind::CutWan => "cut-wan",
             Kind::ClockOffset(..) => "clock-offset",
             Kind::SlowDisk(_) => "slow-disk",
@@ -68,6 +71,7 @@ impl Kind {
     pub fn target(&self) -> String {
         match self {
             Kind::Crash(site)
+            | Kind::Isolate(site)
             | Kind::ClockOffset(site, _)
             | Kind::SlowDisk(site)
             | Kind::FullDisk(site)
@@ -114,7 +118,7 @@ pub fn plan(seed: u64, lasting: Duration) -> Vec<Planned> {
         let long = match kind {
             Kind::Crash(_) | Kind::CrashRegion(_) | Kind::FlippedBit(_) => 200..5_000,
             Kind::FailedSync(_) => 1_000..4_000,
-            Kind::CutOneWay(..) | Kind::Cut(..) | Kind::CutWan => 700..7_000,
+            Kind::CutOneWay(..) | Kind::Cut(..) | Kind::CutWan | Kind::Isolate(_) => 700..7_000,
             Kind::Hold(..) => 700..4_000,
             Kind::ClockOffset(..) => 1_000..8_000,
             Kind::SlowDisk(_) | Kind::FullDisk(_) => 1_000..4_000,
@@ -158,8 +162,9 @@ fn kind(rng: &mut ChaCha8Rng, plan: &[Planned]) -> Kind {
     match rng.random_range(0..100) {
         0..30 => Kind::Crash(here),
         30..36 => Kind::CrashRegion(region),
-        36..46 => Kind::Cut(here, there),
-        46..58 => Kind::CutOneWay(here, there),
+        36..41 => Kind::Cut(here, there),
+        41..48 => Kind::Isolate(here),
+        48..58 => Kind::CutOneWay(here, there),
         58..66 => Kind::Hold(here, there),
         66..73 => Kind::CutWan,
         73..81 => {
@@ -191,6 +196,6 @@ mod tests {
             words.extend(plan.iter().map(|planned| planned.kind.word()));
             assert!(plan.iter().all(|planned| planned.until <= lasting));
         }
-        assert_eq!(words.len(), 11, "{words:?}");
+        assert_eq!(words.len(), 12, "{words:?}");
     }
 }

@@ -32,7 +32,7 @@ const SETUP_LIMIT: Duration = Duration::from_secs(60);
 /// elected, then clients find them.
 const SERVE_LIMIT: Duration = Duration::from_secs(30);
 /// How long clients go on after the heal.
-const CALM: Duration = Duration::from_secs(4);
+const CALM: Duration = Duration::from_secs(2);
 /// Regions are equal and everything acknowledged is shown within this after the clients have stopped.
 const AUDIT_LIMIT: Duration = Duration::from_secs(90);
 
@@ -67,6 +67,8 @@ pub struct Control {
 struct Counts {
     asked: u64,
     succeeded: u64,
+    /// Clients that have not ended.
+    clients: u64,
     /// By region, writes and reads, since the last change of stage.
     served: BTreeMap<(usize, bool), u64>,
 }
@@ -105,6 +107,21 @@ impl Control {
     /// Hands in what each region shows in the end.
     pub fn finish(&self, finals: Vec<FinalState>) {
         *self.finals.lock() = finals;
+    }
+
+    /// A client has begun.
+    pub fn join(&self) {
+        self.counts.lock().clients += 1;
+    }
+
+    /// A client has ended.
+    pub fn leave(&self) {
+        self.counts.lock().clients -= 1;
+    }
+
+    /// Clients that have not ended.
+    pub fn clients(&self) -> u64 {
+        self.counts.lock().clients
     }
 
     /// Counts an operation of a client.
@@ -307,6 +324,7 @@ fn drive(options: &Options, control: &Control, outcome: &mut Outcome) -> Result<
             sim.client(format!("client-{}-{number}", REGIONS[region]), client);
         }
     }
+    sim.client("schema", audit::change_schema(seed, control.clone()));
     let mut driver = Driver {
         sim,
         control,

@@ -20,6 +20,8 @@ use tidemark_client::{
 pub const SHARED: &str = "shared";
 /// The family of every table.
 pub const FAMILY: &str = "m";
+/// A family that one region has first; what is written to it waits in quarantine at the other.
+pub const LATER_FAMILY: &str = "later";
 /// Rows of each table.
 const ROWS: u32 = 12;
 /// Columns of each row.
@@ -50,6 +52,7 @@ pub async fn connect(who: &str, region: usize, patience: Duration) -> Result<Cli
 /// One client, from the begin to the end of the workload.
 pub async fn run(seed: u64, region: usize, number: u64, control: Control) -> turmoil::Result {
     control.reached(Stage::Begin).await;
+    control.join();
     let id = region as u64 * CLIENTS + number;
     let mut worker = Worker {
         rng: chance::stream(seed, &format!("client {id}")),
@@ -74,6 +77,7 @@ pub async fn run(seed: u64, region: usize, number: u64, control: Control) -> tur
         let pause = worker.rng.random_range(5..80);
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
+    control.leave();
     Ok(())
 }
 

@@ -54,6 +54,9 @@ pub struct RocksSettings {
     pub write_rate_bytes: i64,
     /// Files that one tablet keeps open.
     pub files_open_max: i32,
+    /// Uncompressed bytes of a block on disk. Keys are long and repetitive, so a bigger block compresses better; scans
+    /// are what matters.
+    pub block_bytes: usize,
 }
 
 impl Default for RocksSettings {
@@ -65,6 +68,7 @@ impl Default for RocksSettings {
             background_threads: 2,
             write_rate_bytes: 0,
             files_open_max: 512,
+            block_bytes: 16 << 10,
         }
     }
 }
@@ -153,12 +157,11 @@ impl RocksShared {
         all
     }
 
-    /// Blocks of 16 KiB: keys are long and repetitive, so a bigger block compresses better; scans are what matters.
     /// Indexes are partitioned and live in the cache, so that many tablets do not pin memory by merely being open.
     fn blocks(&self) -> BlockBasedOptions {
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(&self.cache);
-        blocks.set_block_size(16 << 10);
+        blocks.set_block_size(self.settings.block_bytes);
         blocks.set_cache_index_and_filter_blocks(true);
         blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
         blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);

@@ -8,12 +8,14 @@
 //! neutral    O1, O2, O15: schedules of writes, flushes, compactions, garbage collections, restarts, schema changes
 //! ties       stamps that differ in their region alone
 //! disk       RocksDB only: crash at the flushed cut, damaged files, compression
+//! metamorphic  one list of operations under many options and schedules: the same answers, byte for byte
 //! ```
 
 #![allow(clippy::unwrap_used)] // Everything here is a test, helpers included.
 
 mod contract;
 mod disk;
+mod metamorphic;
 mod neutral;
 mod reads;
 mod ties;

@@ -131,10 +131,12 @@ pub(super) async fn wan_narrow(ground: &Ground<'_>, kilobits: u32, lasting: Dura
     let network = ground.arena.network()?;
     network.narrow(kilobits)?;
     sleep(lasting).await;
-    let held = network.widen()?;
+    // A quiet link has something to hold a little later.
+    let held = super::noticed(NOTICED_MAX, || network.held().ok().filter(|held| *held > 0)).await;
+    network.widen()?;
     Ok(Done {
         whom: words(None).to_owned(),
-        effect: (held > 0).then(|| format!("{held} times a packet waited or was dropped")),
+        effect: held.map(|held| format!("{held} times a packet waited or was dropped")),
         gap: None,
     })
 }

@@ -41,7 +41,8 @@ impl Invariant for CommittedQuorum {
             let mut lacking = Vec::new();
             for replica in here {
                 let group = replica.status.group;
-                let purged = replica.status.purged_index.is_some_and(|purged| purged >= *index);
+                // Asked of the log itself: a replica that has just started has no status yet.
+                let purged = replica.log.state(group).purged.is_some_and(|purged| purged.index >= *index);
                 let applied = replica.status.applied_index.is_some_and(|applied| applied >= *index);
                 let position = replica.log.position(group, *index);
                 if !(purged || applied || position.is_some_and(|position| position.term == *term)) {

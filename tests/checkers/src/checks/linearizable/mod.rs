@@ -101,6 +101,10 @@ pub fn problems<'a>(evidence: &Evidence<'a>, report: &mut Report) -> Vec<Problem
             continue;
         }
         model::drop_unseen(&mut inputs);
+        if !inputs.iter().any(Input::answers) {
+            report.count("rows not searched: nothing that was answered depends on an order", 1);
+            continue;
+        }
         let row = name;
         problems.push(Problem { table, row, inputs });
     }

@@ -6,11 +6,12 @@
 //!           | counter: written by increments and appends; its cells' versions are the servers', so only the newest value is
 //!             compared, and nothing else may write there but deletes of all versions
 //! ```
-//! Values are numbers into a table of byte strings, so that states are small: the search keeps many.
+//! Values are numbers into a table of byte strings. There is one state, which steps change and take back.
 
 use crate::history::{Action, Cell, Column, Mutation, Nanos, Octets, Operation, Outcome, Predicate, Seen, Versions};
 use crate::writes::RowRead;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// An operation of a row.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +61,16 @@ impl<'a> Input<'a> {
         match self.what {
             What::Read(_) => true,
             What::Write(operation) => operation.outcome == Outcome::Ok,
+        }
+    }
+
+    /// True if what was answered depends on what came before.
+    pub fn answers(&self) -> bool {
+        match self.what {
+            What::Read(_) => true,
+            What::Write(operation) => {
+                operation.outcome == Outcome::Ok && !matches!(operation.action, Action::Write { .. })
+            }
         }
     }
 
@@ -160,20 +171,71 @@ pub fn drop_unseen(inputs: &mut Vec<Input<'_>>) {
     });
 }
 
-/// A row's cells: (column, version, value), by column, newest version first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct State(Vec<(u16, i64, u32)>);
+/// A cell's place: its column, and its version, the newest first.
+type Place = (u16, Reverse<i64>);
+
+/// A row's cells by place, with a fingerprint that follows every change: a search visits more states than it could keep.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    cells: BTreeMap<Place, u32>,
+    fingerprint: u128,
+}
+
+/// What an operation changed: places and what stood there.
+#[derive(Debug)]
+pub struct Undo(Vec<(Place, Option<u32>)>);
 
 /// The version under which a counter's one cell is kept.
 const COUNTER: i64 = i64::MAX;
 
+impl State {
+    /// Equal states have equal ones; two of the states of a search with equal ones that differ: once in 2^100 searches.
+    pub fn fingerprint(&self) -> u128 {
+        self.fingerprint
+    }
+
+    /// Takes back the last operation.
+    pub fn undo(&mut self, undo: Undo) {
+        for (place, before) in undo.0.into_iter().rev() {
+            self.set(place, before, &mut Vec::new());
+        }
+    }
+
+    fn set(&mut self, place: Place, value: Option<u32>, undo: &mut Vec<(Place, Option<u32>)>) {
+        let before = match value {
+            Some(value) => self.cells.insert(place, value),
+            None => self.cells.remove(&place),
+        };
+        for cell in [before, value].into_iter().flatten() {
+            let (column, Reverse(version)) = place;
+            self.fingerprint ^= fingerprint(&[u64::from(column), version as u64, u64::from(cell)]);
+        }
+        undo.push((place, before));
+    }
+}
+
+/// 128 bits of a few numbers: two chains of splitmix64 steps.
+pub fn fingerprint(numbers: &[u64]) -> u128 {
+    let chain = |salt: u64| {
+        numbers.iter().fold(salt, |hash, number| {
+            let mut z = (hash ^ number).wrapping_add(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        })
+    };
+    u128::from(chain(1)) << 64 | u128::from(chain(0x7469_6465_6d61_726b))
+}
+
 /// The tables behind the numbers in states.
 pub struct Model<'a> {
     by_name: HashMap<(&'a str, &'a Octets), u16>,
-    families: Vec<&'a str>,
+    names: Vec<(&'a str, &'a Octets)>,
     counters: HashSet<u16>,
     values: HashMap<Octets, u32>,
     texts: Vec<Octets>,
+    /// By operation, what it shows.
+    reads: HashMap<u64, Option<Vec<(u16, i64, u32)>>>,
 }
 
 impl<'a> Model<'a> {
@@ -181,10 +243,11 @@ impl<'a> Model<'a> {
     pub fn new(inputs: &[Input<'a>]) -> Model<'a> {
         let mut model = Model {
             by_name: HashMap::new(),
-            families: Vec::new(),
+            names: Vec::new(),
             counters: HashSet::new(),
             values: HashMap::new(),
             texts: Vec::new(),
+            reads: HashMap::new(),
         };
         for input in inputs {
             for mutation in input.mutation_lists().into_iter().flatten() {
@@ -197,18 +260,43 @@ impl<'a> Model<'a> {
                 model.counters.insert(number);
             }
         }
+        for input in inputs {
+            if let What::Read(read) = input.what {
+                let shown = model.shown(&read);
+                model.reads.insert(input.id, shown);
+            }
+        }
         model
     }
 
-    /// The state after an operation, or `None` if it cannot have been answered so in that state.
-    pub fn step(&mut self, state: &State, input: &Input<'a>) -> Option<State> {
+    /// What a read shows, as a state has it; `None` if it is in no state: a column that no write knows.
+    fn shown(&mut self, read: &RowRead<'_>) -> Option<Vec<(u16, i64, u32)>> {
+        let mut shown: Vec<(u16, i64, u32)> = Vec::with_capacity(read.cells.len());
+        for cell in read.cells {
+            let column = self.by_name.get(&(&*cell.family, &cell.qualifier)).copied()?;
+            let counter = self.counters.contains(&column);
+            // Of a counter only the newest cell counts.
+            let newer =
+                |c: &Cell| c.coordinate().0 == cell.family && c.qualifier == cell.qualifier && c.version > cell.version;
+            if !(counter && read.cells.iter().any(newer)) {
+                let version = if counter { COUNTER } else { cell.version };
+                shown.push((column, version, self.value(&cell.value)));
+            }
+        }
+        shown.sort_by_key(|(column, version, _)| (*column, Reverse(*version)));
+        Some(shown)
+    }
+
+    /// Changes the state as an operation does, or leaves it and returns `None` if the operation cannot have been answered
+    /// so in that state.
+    pub fn step(&mut self, state: &mut State, input: &Input<'a>) -> Option<Undo> {
         match input.what {
-            What::Read(read) => self.explains(state, &read).then(|| state.clone()),
+            What::Read(read) => self.explains(state, &read).then(|| Undo(Vec::new())),
             What::Write(operation) => self.write(state, operation),
         }
     }
 
-    fn write(&mut self, state: &State, operation: &'a Operation) -> Option<State> {
+    fn write(&mut self, state: &mut State, operation: &'a Operation) -> Option<Undo> {
         let certain = operation.outcome == Outcome::Ok;
         match &operation.action {
             Action::Write { mutations } => Some(self.mutate(state, mutations)),
@@ -224,13 +312,12 @@ impl<'a> Model<'a> {
                 Some(self.mutate(state, if matched { on_match } else { on_mismatch }))
             }
             Action::Increment { column, by } => {
-                let old = self.newest(state, column).map(|value| value.0.clone());
-                let old = match old {
+                let old = match self.newest(state, column) {
                     None => 0,
                     // A value that is no counter: the server refuses, so an acknowledged one is not explained.
-                    Some(bytes) => match <[u8; 8]>::try_from(&bytes[..]) {
+                    Some(bytes) => match <[u8; 8]>::try_from(&bytes.0[..]) {
                         Ok(bytes) => i64::from_be_bytes(bytes),
-                        Err(_) => return (!certain).then(|| state.clone()),
+                        Err(_) => return (!certain).then(|| Undo(Vec::new())),
                     },
                 };
                 let new = Octets(old.wrapping_add(*by).to_be_bytes().to_vec());
@@ -241,12 +328,12 @@ impl<'a> Model<'a> {
                 new.extend_from_slice(&value.0);
                 self.count(state, operation, column, Octets(new))
             }
-            _ => Some(state.clone()),
+            _ => Some(Undo(Vec::new())),
         }
     }
 
     /// Writes a counter's new value, if it is the one that was seen.
-    fn count(&mut self, state: &State, operation: &Operation, column: &Column, new: Octets) -> Option<State> {
+    fn count(&mut self, state: &mut State, operation: &Operation, column: &Column, new: Octets) -> Option<Undo> {
         if let (Outcome::Ok, Some(Seen::Cells(cells))) = (operation.outcome, &operation.seen) {
             let seen = cells
                 .iter()
@@ -257,15 +344,15 @@ impl<'a> Model<'a> {
         }
         let number = self.by_name.get(&(&*column.family, &column.qualifier)).copied()?;
         let value = self.value(&new);
-        let mut next = state.clone();
-        next.put(number, COUNTER, value);
-        Some(next)
+        let mut undo = Vec::new();
+        state.set((number, Reverse(COUNTER)), Some(value), &mut undo);
+        Some(Undo(undo))
     }
 
-    fn mutate(&mut self, state: &State, mutations: &'a [Mutation]) -> State {
-        let mut next = state.clone();
+    fn mutate(&mut self, state: &mut State, mutations: &'a [Mutation]) -> Undo {
+        let mut undo = Vec::new();
         for mutation in mutations {
-            match mutation {
+            let (family, qualifier, versions) = match mutation {
                 Mutation::Put {
                     family,
                     qualifier,
@@ -273,84 +360,69 @@ impl<'a> Model<'a> {
                     value,
                 } => {
                     let (column, value) = (self.column(family, qualifier), self.value(value));
-                    next.put(column, *version, value);
+                    state.set((column, Reverse(*version)), Some(value), &mut undo);
+                    continue;
                 }
                 Mutation::DeleteColumn {
                     family,
                     qualifier,
                     versions,
-                } => {
-                    let column = self.by_name.get(&(&**family, qualifier)).copied();
-                    next.0
-                        .retain(|(c, version, _)| Some(*c) != column || !versions.contains(*version));
-                }
-                Mutation::DeleteFamily { family, versions } => {
-                    let families = &self.families;
-                    next.0
-                        .retain(|(c, version, _)| families[usize::from(*c)] != family || !versions.contains(*version));
-                }
-                Mutation::DeleteRow { versions } => next.0.retain(|(_, version, _)| !versions.contains(*version)),
-            }
+                } => (Some(family), Some(qualifier), versions),
+                Mutation::DeleteFamily { family, versions } => (Some(family), None, versions),
+                Mutation::DeleteRow { versions } => (None, None, versions),
+            };
+            let covered = |place: &&Place| {
+                let (of, name) = self.names[usize::from(place.0)];
+                family.is_none_or(|family| family == of)
+                    && qualifier.is_none_or(|qualifier| qualifier == name)
+                    && versions.contains(place.1.0)
+            };
+            let places: Vec<Place> = state.cells.keys().filter(covered).copied().collect();
+            places.into_iter().for_each(|place| state.set(place, None, &mut undo));
         }
-        next
+        Undo(undo)
     }
 
     fn holds(&self, state: &State, predicate: &Predicate) -> bool {
         match predicate {
-            Predicate::Exists => !state.0.is_empty(),
+            Predicate::Exists => !state.cells.is_empty(),
             Predicate::Newest { column, value } => self.newest(state, column) == Some(value),
         }
     }
 
     fn newest(&self, state: &State, column: &Column) -> Option<&Octets> {
         let number = self.by_name.get(&(&*column.family, &column.qualifier))?;
-        let cell = state.0.iter().find(|(c, _, _)| c == number)?;
-        Some(&self.texts[cell.2 as usize])
+        let (place, value) = state.cells.range((*number, Reverse(i64::MAX))..).next()?;
+        (place.0 == *number).then(|| &self.texts[*value as usize])
     }
 
     /// True if the read's answer is what the state shows.
     fn explains(&self, state: &State, read: &RowRead<'_>) -> bool {
-        let mut shown: Vec<(u16, i64, u32)> = Vec::with_capacity(read.cells.len());
-        for cell in read.cells {
-            // A column or value that no write knows is in no state.
-            let (Some(column), Some(value)) = (self.column_of(cell), self.values.get(&cell.value)) else {
-                return false;
-            };
-            let counter = self.counters.contains(&column);
-            let newer = read
-                .cells
-                .iter()
-                .any(|c| (&c.family, &c.qualifier) == (&cell.family, &cell.qualifier) && c.version > cell.version);
-            if !(counter && newer) {
-                shown.push((column, if counter { COUNTER } else { cell.version }, *value));
-            }
-        }
-        shown.sort_by_key(|(column, version, _)| (*column, std::cmp::Reverse(*version)));
+        let Some(Some(shown)) = self.reads.get(&read.operation.id) else {
+            return false;
+        };
         let asked = read
             .column
             .map(|column| self.by_name.get(&(&*column.family, &column.qualifier)).copied());
         let mut counts: HashMap<u16, u32> = HashMap::new();
-        let expected = state
-            .0
+        let cells = state
+            .cells
             .iter()
-            .filter(|(column, _, _)| asked.is_none_or(|asked| asked == Some(*column)));
+            .map(|((column, Reverse(version)), value)| (*column, *version, *value));
+        let expected = cells.filter(|(column, _, _)| asked.is_none_or(|asked| asked == Some(*column)));
         let expected = expected.filter(|(column, _, _)| {
             let count = counts.entry(*column).or_default();
             *count += 1;
             read.latest.is_none_or(|n| *count <= n)
         });
-        expected.eq(shown.iter())
-    }
-
-    fn column_of(&self, cell: &Cell) -> Option<u16> {
-        self.by_name.get(&(&*cell.family, &cell.qualifier)).copied()
+        expected.eq(shown.iter().copied())
     }
 
     fn column(&mut self, family: &'a str, qualifier: &'a Octets) -> u16 {
-        let next = u16::try_from(self.families.len()).expect("a row of a test has few columns");
+        let next = u16::try_from(self.names.len()).expect("a row of a test has few columns");
         let number = *self.by_name.entry((family, qualifier)).or_insert(next);
         if number == next {
-            self.families.push(family);
+            self.names.push((family, qualifier));
         }
         number
     }
@@ -363,15 +435,5 @@ impl<'a> Model<'a> {
         self.values.insert(value.clone(), number);
         self.texts.push(value.clone());
         number
-    }
-}
-
-impl State {
-    fn put(&mut self, column: u16, version: i64, value: u32) {
-        let key = |cell: &(u16, i64, u32)| (cell.0, std::cmp::Reverse(cell.1));
-        match self.0.binary_search_by_key(&(column, std::cmp::Reverse(version)), key) {
-            Ok(at) => self.0[at].2 = value,
-            Err(at) => self.0.insert(at, (column, version, value)),
-        }
     }
 }

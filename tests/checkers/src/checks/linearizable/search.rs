@@ -11,7 +11,7 @@
 //! ```
 //! An unknown operation has no return, so it is never missed: it may come at any place, or none.
 
-use super::model::{Input, Model, State};
+use super::model::{Input, Model, State, Undo, fingerprint};
 use std::collections::HashSet;
 
 /// What a search found.
@@ -49,9 +49,10 @@ const HEAD: u32 = 0;
 /// Looks for a linear order of a row's operations.
 pub fn search<'a>(model: &mut Model<'a>, inputs: &[Input<'a>], steps_max: u64) -> Verdict {
     let mut events = events(inputs);
-    let mut done = vec![0u64; inputs.len().div_ceil(64).max(1)];
-    let mut tried: HashSet<(Vec<u64>, State)> = HashSet::new();
-    let mut way: Vec<(u32, State)> = Vec::new();
+    // Which operations are done, as a sum without carries of their fingerprints; and with which state that was tried.
+    let mut done = 0u128;
+    let mut tried: HashSet<(u128, u128)> = HashSet::new();
+    let mut way: Vec<(u32, Undo)> = Vec::new();
     let mut state = State::default();
     let mut at = events[HEAD as usize].next;
     let (mut deepest, mut stuck) = (0, NONE);
@@ -61,20 +62,17 @@ pub fn search<'a>(model: &mut Model<'a>, inputs: &[Input<'a>], steps_max: u64) -
         }
         let event = events[at as usize];
         if event.is_call {
-            let next = model.step(&state, &inputs[event.input as usize]);
-            let fresh = next.filter(|next| {
-                done[event.input as usize / 64] |= 1 << (event.input % 64);
-                let fresh = tried.insert((done.clone(), next.clone()));
-                if !fresh {
-                    done[event.input as usize / 64] &= !(1 << (event.input % 64));
-                }
-                fresh
-            });
-            match fresh {
-                Some(next) => {
-                    way.push((at, std::mem::replace(&mut state, next)));
+            let with = done ^ fingerprint(&[event.input.into()]);
+            match model.step(&mut state, &inputs[event.input as usize]) {
+                Some(undo) if tried.insert((with, state.fingerprint())) => {
+                    way.push((at, undo));
+                    done = with;
                     lift(&mut events, at);
                     at = events[HEAD as usize].next;
+                }
+                Some(undo) => {
+                    state.undo(undo);
+                    at = event.next;
                 }
                 None => at = event.next,
             }
@@ -83,12 +81,11 @@ pub fn search<'a>(model: &mut Model<'a>, inputs: &[Input<'a>], steps_max: u64) -
         if way.len() >= deepest || stuck == NONE {
             (deepest, stuck) = (way.len(), event.input);
         }
-        let Some((back, before)) = way.pop() else {
+        let Some((back, undo)) = way.pop() else {
             return violated(inputs, stuck);
         };
-        state = before;
-        let input = events[back as usize].input;
-        done[input as usize / 64] &= !(1 << (input % 64));
+        state.undo(undo);
+        done ^= fingerprint(&[events[back as usize].input.into()]);
         unlift(&mut events, back);
         at = events[back as usize].next;
     }

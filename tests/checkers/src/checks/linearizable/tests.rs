@@ -439,7 +439,7 @@ fn answer(mut planned: Vec<(u64, Operation, u8)>) -> Vec<Operation> {
 
 /// The definition: some order of all certain and some unknown operations keeps real time and explains every answer.
 fn by_definition(inputs: &[Input<'_>]) -> bool {
-    fn place<'a>(model: &mut Model<'a>, state: &model::State, left: &[Input<'a>]) -> bool {
+    fn place<'a>(model: &mut Model<'a>, state: &mut model::State, left: &[Input<'a>]) -> bool {
         if left.iter().all(|input| !input.is_certain()) {
             return true;
         }
@@ -448,19 +448,45 @@ fn by_definition(inputs: &[Input<'_>]) -> bool {
             let must_follow = left
                 .iter()
                 .any(|other| other.is_certain() && other.returned < first.call);
-            let next = if must_follow { None } else { model.step(state, &first) };
-            next.is_some_and(|next| {
+            let step = if must_follow { None } else { model.step(state, &first) };
+            step.is_some_and(|undo| {
                 let rest: Vec<Input<'a>> = left
                     .iter()
                     .enumerate()
                     .filter(|(n, _)| *n != at)
                     .map(|(_, i)| *i)
                     .collect();
-                place(model, &next, &rest)
+                let found = place(model, state, &rest);
+                state.undo(undo);
+                found
             })
         })
     }
-    place(&mut Model::new(inputs), &model::State::default(), inputs)
+    place(&mut Model::new(inputs), &mut model::State::default(), inputs)
+}
+
+/// Long rows take memory for their operations, not for all the states on the way.
+#[test]
+fn a_long_row_is_searched_quickly() {
+    let version = |id: u64| i64::try_from(id).unwrap();
+    let mut operations: Vec<Operation> = (1..=4_000)
+        .map(|id| put(id, "a", version(id), (10 * id, 10 * id + 25)))
+        .collect();
+    let newest: Vec<(String, i64)> = (1..=4_000).rev().map(|id| (format!("v{id}"), version(id))).collect();
+    let all: Vec<(&str, i64, &str)> = newest
+        .iter()
+        .map(|(value, version)| ("a", *version, &**value))
+        .collect();
+    operations.push(read(5_000, &all, (50_000, 50_001)));
+    assert!(linearizable(operations.clone()));
+    operations.push(read(5_001, &all[1..], (50_002, 50_003)));
+    let history = history(operations);
+    let plan = Plan {
+        search_steps_max: 20_000,
+        ..Plan::default()
+    };
+    let report = crate::check(&history, &[], &[], &plan);
+    assert!(report.findings.iter().any(|f| f.property == "linearizable"), "{report}");
 }
 
 proptest! {
