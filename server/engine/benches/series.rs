@@ -56,8 +56,8 @@ impl Load {
                 let jitter = noise.below(self.jitter_micros.max(1)) as i64;
                 let version = 1_760_000_000_000_000 + device * 7_919 + t * INTERVAL + jitter;
                 let hlc = match self.live {
-                    true => (version as u64 / 1_000 + 5 + noise.below(20)) << 16 | device as u64 % 1_000,
-                    false => (1_770_000_000_000 + t as u64 / 1_000 * 37) << 16 | t as u64 % 1_000,
+                    true => ((version as u64 / 1_000 + 5 + noise.below(20)) << 16) + device as u64 % 1_000,
+                    false => ((1_770_000_000_000 + t as u64 / 1_000 * 37) << 16) + t as u64 % 1_000,
                 };
                 let mut tick = TickBuilder::new(Vec::new(), version, stamp(hlc));
                 for (m, name) in names.iter().enumerate() {
@@ -191,7 +191,7 @@ fn files(dir: &Path, text: bool) {
             };
             let tick = Tick {
                 version,
-                stamp: stamp(1_770_000_000_000 << 16 | at as u64 % 1_000),
+                stamp: stamp((1_770_000_000_000 << 16) + at as u64 % 1_000),
             };
             match text {
                 true => facts.push(b"value", tick, value.as_bytes()),
