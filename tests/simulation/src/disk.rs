@@ -109,7 +109,7 @@ impl SimulatedDisk {
         self.inner.lock().slow_until = time::elapsed() + lasting;
     }
 
-    /// Flips a bit of what is durable; false if there is nothing yet.
+    /// Flips a bit of what is durable, while nobody runs; false if there is nothing yet.
     pub fn flip_a_bit(&self) -> bool {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
@@ -119,6 +119,7 @@ impl SimulatedDisk {
         // Not in the last frame, where it would pass for an interrupted write.
         let at = inner.rng.random_range(0..content.durable.len() / 2);
         content.durable[at] ^= 1 << inner.rng.random_range(0..8);
+        content.bytes.clone_from(&content.durable);
         inner.counts.flipped += 1;
         true
     }

@@ -402,8 +402,8 @@ impl Driver<'_> {
     fn step(&mut self) -> Result<()> {
         self.steps += 1;
         let now = self.sim.elapsed();
-        self.sim
-            .step()
+        let world = std::cell::RefCell::new(&mut self.sim);
+        crate::time::step(|| world.borrow_mut().step(), || world.borrow().elapsed())
             .map_err(|error| anyhow!("{error}"))
             .with_context(|| format!("at {now:?}"))?;
         self.faults.step(&mut self.sim);
