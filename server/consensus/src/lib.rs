@@ -55,8 +55,8 @@ pub use error::{ConsensusError, HandleError, ProposeError, ReadError};
 pub use group::{Group, Pending};
 pub use host::{Host, HostOptions};
 pub use log::{
-    Completion, FileLog, FileLogOptions, LogDisk, LogError, LogFile, LogState, LogStore, LogWriter, MemoryLog, SystemDisk,
-    Vote,
+    Completion, FileLog, FileLogOptions, LogDisk, LogError, LogFile, LogState, LogStore, LogWriter, MemoryLog,
+    SystemDisk, Vote,
 };
 pub use machine::{ApplyError, CheckpointError, StateMachine, StateMachineFault};
 pub use settings::ConsensusSettings;

@@ -170,7 +170,11 @@ fn with_holes(rng: &mut ChaCha8Rng, offset: u64, mut bytes: Vec<u8>) -> Vec<u8> 
     let mut starts = vec![0];
     starts.extend((first..bytes.len()).step_by(SECTOR_BYTES));
     let hole = starts[rng.random_range(0..starts.len())];
-    let end = starts.iter().find(|start| **start > hole).copied().unwrap_or(bytes.len());
+    let end = starts
+        .iter()
+        .find(|start| **start > hole)
+        .copied()
+        .unwrap_or(bytes.len());
     bytes[hole..end].fill(0);
     bytes
 }
@@ -202,7 +206,12 @@ impl LogDisk for SimulatedDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
         let inner = self.inner.lock();
-        Ok(inner.files.keys().filter(|path| path.parent() == Some(dir)).cloned().collect())
+        Ok(inner
+            .files
+            .keys()
+            .filter(|path| path.parent() == Some(dir))
+            .cloned()
+            .collect())
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
@@ -299,7 +308,9 @@ impl LogFile for SimulatedFile {
         let mut inner = self.disk.inner.lock();
         let content = inner.content(&self.path)?;
         content.bytes.resize(len as usize, 0);
-        content.unsynced.retain(|(offset, bytes)| offset + bytes.len() as u64 <= len);
+        content
+            .unsynced
+            .retain(|(offset, bytes)| offset + bytes.len() as u64 <= len);
         Ok(())
     }
 

@@ -22,7 +22,9 @@ impl Invariant for CommittedQuorum {
         for replica in replicas {
             let status = &replica.status;
             let Some(index) = status.committed_index else { continue };
-            let Some(position) = replica.log.position(status.group, index) else { continue };
+            let Some(position) = replica.log.position(status.group, index) else {
+                continue;
+            };
             let known = self.committed.entry(replica.place()).or_insert(position);
             ensure!(
                 index != known.index || position == *known,

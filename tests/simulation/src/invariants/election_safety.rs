@@ -38,7 +38,9 @@ impl Invariant for ElectionSafety {
                 status.group
             );
             let Some(index) = status.committed_index else { continue };
-            let Some(position) = replica.log.position(status.group, index) else { continue };
+            let Some(position) = replica.log.position(status.group, index) else {
+                continue;
+            };
             let known = self.committed.entry(replica.place()).or_insert((position, id));
             if position.index > known.0.index {
                 *known = (position, id);
@@ -47,7 +49,9 @@ impl Invariant for ElectionSafety {
         let mut compared = 0;
         for replica in replicas.iter().filter(|replica| replica.status.role == Role::Leader) {
             let status = &replica.status;
-            let Some((position, under)) = self.committed.get(&replica.place()) else { continue };
+            let Some((position, under)) = self.committed.get(&replica.place()) else {
+                continue;
+            };
             // One that was deposed and has not heard of it is of no harm: nobody follows.
             if (status.term, status.node) < *under {
                 continue;

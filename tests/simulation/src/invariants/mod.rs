@@ -43,7 +43,10 @@ impl Replica {
         let purged = self.log.state(group).purged;
         self.log.position(group, position.index) == Some(*position)
             || purged.is_some_and(|purged| purged.index >= position.index)
-            || self.status.applied_index.is_some_and(|applied| applied >= position.index)
+            || self
+                .status
+                .applied_index
+                .is_some_and(|applied| applied >= position.index)
     }
 }
 
