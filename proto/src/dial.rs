@@ -59,7 +59,11 @@ impl Dialer {
 
 impl fmt::Debug for Dialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Dialer(through)" } else { "Dialer(system)" })
+        f.write_str(if self.0.is_some() {
+            "Dialer(through)"
+        } else {
+            "Dialer(system)"
+        })
     }
 }
 

@@ -58,7 +58,11 @@ impl PeerConnector for RegionClients {
         match links.get(&peer.name) {
             Some(link) if link.addresses == peer.addresses => link.clone(),
             _ => {
-                let link = Arc::new(RegionLink::new(peer, self.identity.node.0 as usize, self.dialer.clone()));
+                let link = Arc::new(RegionLink::new(
+                    peer,
+                    self.identity.node.0 as usize,
+                    self.dialer.clone(),
+                ));
                 links.insert(peer.name.clone(), link.clone());
                 link
             }
@@ -99,7 +103,9 @@ impl RegionLink {
         let mut channels = lane.channels.lock();
         let connected = match &channels[index] {
             Some(channel) => channel.clone(),
-            None => channels[index].insert(channel(&self.dialer, &self.addresses[index])?).clone(),
+            None => channels[index]
+                .insert(channel(&self.dialer, &self.addresses[index])?)
+                .clone(),
         };
         let client = RegionClient::new(connected);
         Ok(client
