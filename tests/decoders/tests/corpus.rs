@@ -8,6 +8,7 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use tidemark_base::cells::{CellsBuilder, PackedCell};
 use tidemark_base::read::{CompareOp, QualifierFilter, ValueFilter};
 use tidemark_base::{
@@ -19,15 +20,21 @@ use tidemark_replication::run::{self, RunRecord};
 use tidemark_tablet::{FeedEntry, RemoteBatch, RemotePart, StreamId};
 
 /// Mutated inputs of one target: seconds for all of them.
-const MUTATIONS: u64 = 6_000;
+const MUTATIONS: u64 = 20_000;
 const INPUT_BYTES_MAX: usize = 4_096;
 
 fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
 }
 
-/// The committed files of a target, by name.
+/// The committed files of a target, by name; `UPDATE` writes them first, once for all tests.
 fn files(target: &str) -> BTreeMap<String, Vec<u8>> {
+    static UPDATED: Once = Once::new();
+    UPDATED.call_once(|| {
+        if std::env::var_os("UPDATE").is_some() {
+            update();
+        }
+    });
     let Ok(entries) = std::fs::read_dir(corpus().join(target)) else {
         return BTreeMap::new();
     };
@@ -36,6 +43,14 @@ fn files(target: &str) -> BTreeMap<String, Vec<u8>> {
         (name, std::fs::read(entry.path()).unwrap())
     };
     entries.map(|entry| file(entry.unwrap())).collect()
+}
+
+fn update() {
+    for (target, name, bytes) in examples() {
+        let dir = corpus().join(target);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(format!("good-{name}")), bytes).unwrap();
+    }
 }
 
 /// Runs a target; a panic names the input, so that it can be put into the corpus.
@@ -49,13 +64,6 @@ fn run_target(name: &str, decode: fn(&[u8]) -> bool, input: &[u8]) -> bool {
 
 #[test]
 fn every_target_has_examples_that_it_reads() {
-    if std::env::var_os("UPDATE").is_some() {
-        for (target, name, bytes) in examples() {
-            let dir = corpus().join(target);
-            std::fs::create_dir_all(&dir).unwrap();
-            std::fs::write(dir.join(format!("good-{name}")), bytes).unwrap();
-        }
-    }
     let targets = tidemark_decoders::targets();
     for (name, decode) in &targets {
         let files = files(name);

@@ -216,3 +216,73 @@ fn give(mut device: File, direction: &Direction, stop: &AtomicBool) -> std::io::
 pub fn attach_both(first: &str, second: &str) -> Result<(File, File)> {
     Ok((tun::attach(first)?, tun::attach(second)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixDatagram;
+
+    /// A socket keeps packets apart as a device does, and needs no root: the near end is the link's.
+    fn device() -> (UnixDatagram, File) {
+        let (far, near) = UnixDatagram::pair().unwrap();
+        far.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        (far, File::from(OwnedFd::from(near)))
+    }
+
+    fn arrives(at: &UnixDatagram) -> Vec<u8> {
+        let mut buffer = [0; 64];
+        let bytes = at.recv(&mut buffer).unwrap();
+        buffer[..bytes].to_vec()
+    }
+
+    #[test]
+    fn packets_keep_their_order_and_take_their_time() {
+        let ((east, first), (west, second)) = (device(), device());
+        let weather = Weather {
+            delay: Duration::from_millis(30),
+            jitter: Duration::from_millis(20),
+            ..Weather::default()
+        };
+        let wan = Wan::start(first, second, 1, weather).unwrap();
+        let began = Instant::now();
+        for n in 0..20u8 {
+            east.send(&[n]).unwrap();
+        }
+        let order: Vec<Vec<u8>> = (0..20).map(|_| arrives(&west)).collect();
+        assert!(began.elapsed() >= weather.delay);
+        assert!(order.iter().enumerate().all(|(n, packet)| packet[..] == [n as u8]));
+        west.send(b"back").unwrap();
+        assert_eq!(arrives(&east), b"back");
+        assert_eq!(wan.traffic(Way::There).delivered, 20);
+    }
+
+    #[test]
+    fn a_cut_way_swallows_and_the_other_does_not() {
+        let ((east, first), (west, second)) = (device(), device());
+        let wan = Wan::start(first, second, 1, Weather::default()).unwrap();
+        let cut = Weather {
+            blackhole: true,
+            ..Weather::default()
+        };
+        let lossy = Weather {
+            loss_per_million: 1_000_000,
+            ..Weather::default()
+        };
+        for (weather, counted) in [(cut, (1, 0)), (lossy, (1, 1))] {
+            wan.set(Way::There, weather);
+            east.send(b"lost").unwrap();
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let seen = || (wan.traffic(Way::There).swallowed, wan.traffic(Way::There).lost);
+            while seen() != counted && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(seen(), counted);
+        }
+        west.send(b"back").unwrap();
+        assert_eq!(arrives(&east), b"back");
+        wan.set(Way::There, Weather::default());
+        east.send(b"again").unwrap();
+        assert_eq!(arrives(&west), b"again", "what was lost never comes");
+    }
+}

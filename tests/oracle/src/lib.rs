@@ -69,6 +69,9 @@ pub struct Oracle {
 /// A column's facts: by version, newest first; at each version by stamp, greatest first, with the values.
 type Column = Vec<(i64, Vec<(Stamp, Bytes)>)>;
 
+/// The same while it is collected.
+type ByVersion = BTreeMap<i64, BTreeMap<Stamp, Bytes>>;
+
 impl Oracle {
     /// No facts.
     pub fn new() -> Oracle {
@@ -184,7 +187,7 @@ impl Oracle {
     }
 
     fn columns(&self) -> BTreeMap<(Bytes, FamilyId, Bytes), Column> {
-        let mut columns: BTreeMap<(Bytes, FamilyId, Bytes), BTreeMap<i64, BTreeMap<Stamp, Bytes>>> = BTreeMap::new();
+        let mut columns: BTreeMap<(Bytes, FamilyId, Bytes), ByVersion> = BTreeMap::new();
         for fact in &self.facts {
             if let Fact::Cell {
                 row,
@@ -199,7 +202,7 @@ impl Oracle {
                 column.entry(*version).or_default().insert(*stamp, value.clone());
             }
         }
-        let newest_first = |column: BTreeMap<i64, BTreeMap<Stamp, Bytes>>| {
+        let newest_first = |column: ByVersion| {
             let versions = column.into_iter().rev();
             versions
                 .map(|(version, facts)| (version, facts.into_iter().rev().collect()))

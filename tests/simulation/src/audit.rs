@@ -208,7 +208,10 @@ fn note_conflicts(sites: &[Arc<Site>]) {
         let mut cells: Vec<(Vec<u8>, u16)> = facts.iter().filter_map(coordinate).collect();
         cells.sort();
         for (coordinate, region) in cells {
-            if last.as_ref().is_some_and(|(same, other)| *same == coordinate && *other != region) {
+            if last
+                .as_ref()
+                .is_some_and(|(same, other)| *same == coordinate && *other != region)
+            {
                 mark(Mark::ConflictSeen);
                 return;
             }

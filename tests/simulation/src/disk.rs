@@ -109,7 +109,7 @@ impl SimulatedDisk {
         self.inner.lock().slow_until = time::elapsed() + lasting;
     }
 
-    /// Flips a bit of what is durable; false if there is nothing yet.
+    /// Flips a bit of what is durable, while nobody runs; false if there is nothing yet.
     pub fn flip_a_bit(&self) -> bool {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
@@ -119,6 +119,7 @@ impl SimulatedDisk {
         // Not in the last frame, where it would pass for an interrupted write.
         let at = inner.rng.random_range(0..content.durable.len() / 2);
         content.durable[at] ^= 1 << inner.rng.random_range(0..8);
+        content.bytes.clone_from(&content.durable);
         inner.counts.flipped += 1;
         true
     }
@@ -169,7 +170,11 @@ fn with_holes(rng: &mut ChaCha8Rng, offset: u64, mut bytes: Vec<u8>) -> Vec<u8> 
     let mut starts = vec![0];
     starts.extend((first..bytes.len()).step_by(SECTOR_BYTES));
     let hole = starts[rng.random_range(0..starts.len())];
-    let end = starts.iter().find(|start| **start > hole).copied().unwrap_or(bytes.len());
+    let end = starts
+        .iter()
+        .find(|start| **start > hole)
+        .copied()
+        .unwrap_or(bytes.len());
     bytes[hole..end].fill(0);
     bytes
 }
@@ -201,7 +206,12 @@ impl LogDisk for SimulatedDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
         let inner = self.inner.lock();
-        Ok(inner.files.keys().filter(|path| path.parent() == Some(dir)).cloned().collect())
+        Ok(inner
+            .files
+            .keys()
+            .filter(|path| path.parent() == Some(dir))
+            .cloned()
+            .collect())
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
@@ -298,7 +308,9 @@ impl LogFile for SimulatedFile {
         let mut inner = self.disk.inner.lock();
         let content = inner.content(&self.path)?;
         content.bytes.resize(len as usize, 0);
-        content.unsynced.retain(|(offset, bytes)| offset + bytes.len() as u64 <= len);
+        content
+            .unsynced
+            .retain(|(offset, bytes)| offset + bytes.len() as u64 <= len);
         Ok(())
     }
 

@@ -68,7 +68,10 @@ impl Faults {
     /// True if a node has every reason not to start.
     pub fn may_refuse(&self, site: &str) -> bool {
         let flipped = |planned: &Planned| planned.kind == Kind::FlippedBit(site.to_owned());
-        self.plan.iter().enumerate().any(|(n, planned)| flipped(planned) && self.times.contains_key(&n))
+        self.plan
+            .iter()
+            .enumerate()
+            .any(|(n, planned)| flipped(planned) && self.times.contains_key(&n))
     }
 
     /// Turns on and off what is due.
@@ -96,9 +99,15 @@ impl Faults {
     pub fn report(&self, recorder: &Recorder) -> Vec<String> {
         let mut lines = Vec::new();
         for (n, planned) in self.plan.iter().enumerate() {
-            let Some((began, ended)) = self.times.get(&n) else { continue };
+            let Some((began, ended)) = self.times.get(&n) else {
+                continue;
+            };
             let effect = self.effects.get(&planned.id).cloned();
-            lines.push(format!("{}: {}", planned.id, effect.as_deref().unwrap_or("nothing was seen of it")));
+            lines.push(format!(
+                "{}: {}",
+                planned.id,
+                effect.as_deref().unwrap_or("nothing was seen of it")
+            ));
             recorder.write(&Record::Fault(Fault {
                 id: planned.id.clone(),
                 kind: planned.kind.word().to_owned(),
@@ -244,7 +253,11 @@ impl Faults {
 }
 
 fn ordered(a: &str, b: &str) -> (String, String) {
-    if a < b { (a.to_owned(), b.to_owned()) } else { (b.to_owned(), a.to_owned()) }
+    if a < b {
+        (a.to_owned(), b.to_owned())
+    } else {
+        (b.to_owned(), a.to_owned())
+    }
 }
 
 /// The directed links that a fault touches.
@@ -255,7 +268,9 @@ fn links(kind: &Kind) -> Vec<(String, String)> {
         Kind::Isolate(site) => {
             let others = (0..REGIONS.len()).flat_map(|region| (1..=NODES).map(move |node| name(region, node)));
             let region = others.filter(|other| other != site && other[..1] == site[..1]);
-            region.flat_map(|other| [(other.clone(), site.clone()), (site.clone(), other)]).collect()
+            region
+                .flat_map(|other| [(other.clone(), site.clone()), (site.clone(), other)])
+                .collect()
         }
         Kind::CutWan => {
             let pairs = (1..=NODES).flat_map(|e| (1..=NODES).map(move |w| (name(0, e), name(REGIONS.len() - 1, w))));

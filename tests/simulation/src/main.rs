@@ -80,7 +80,10 @@ fn here(args: &Args) -> ExitCode {
         os::simulate(chance::stream(options.seed, "operating system"));
         let mut outcome = run(&options);
         outcome.cpu_ms = os::cpu_ms();
-        println!("{}", serde_json::to_string(&outcome).expect("an outcome is text and numbers"));
+        println!(
+            "{}",
+            serde_json::to_string(&outcome).expect("an outcome is text and numbers")
+        );
         // Taking the world down proves nothing and takes time.
         std::process::exit(i32::from(!outcome.failure.is_empty()));
     });
@@ -137,7 +140,10 @@ impl Runner {
 
     fn take(&self) -> Option<u64> {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
-        let in_time = self.args.minutes.map(|minutes| self.began.elapsed() < Duration::from_secs(60 * minutes));
+        let in_time = self
+            .args
+            .minutes
+            .map(|minutes| self.began.elapsed() < Duration::from_secs(60 * minutes));
         let more = n < self.args.seeds || in_time.unwrap_or(false);
         more.then(|| self.args.seed.wrapping_add(n))
     }
@@ -185,7 +191,10 @@ impl Runner {
     /// The one command that repeats a seed.
     fn again(&self, seed: u64) -> String {
         let calm = if self.args.calm { " --calm" } else { "" };
-        format!("./x simulate --seed {seed} --fault-seconds {}{calm}", self.args.fault_seconds)
+        format!(
+            "./x simulate --seed {seed} --fault-seconds {}{calm}",
+            self.args.fault_seconds
+        )
     }
 
     fn child(&self, seed: u64) -> Result<Outcome, String> {

@@ -90,6 +90,11 @@ impl Kind {
             Kind::Cut(a, b) | Kind::Hold(a, b) | Kind::CutOneWay(a, b) => vec![a.clone(), b.clone()],
             Kind::CutWan => Vec::new(),
             Kind::CrashRegion(region) => (1..=NODES).map(|node| name(*region, node)).collect(),
+            // Without a quorum nothing is written, and a disk that is not asked cannot fail.
+            Kind::SlowDisk(site) | Kind::FullDisk(site) | Kind::FailedSync(site) => {
+                let region = usize::from(!site.starts_with(&REGIONS[0][..1]));
+                (1..=NODES).map(|node| name(region, node)).collect()
+            }
             other => vec![other.target()],
         }
     }

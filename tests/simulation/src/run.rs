@@ -16,8 +16,8 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 use tidemark_checkers::Recorder;
-use tidemark_checkers::{FinalState, History, Plan as JudgedBy};
 use tidemark_checkers::history::{Mark as MarkRecord, Phase, PhaseName, Record, Run};
+use tidemark_checkers::{FinalState, History, Plan as JudgedBy};
 use tidemark_runtime::Mark;
 use tokio::sync::watch;
 use turmoil::Sim;
@@ -223,7 +223,11 @@ pub fn run(options: &Options) -> Outcome {
         }
     }
     if driven.is_ok() && counts.succeeded * 10 < counts.asked {
-        driven = Err(anyhow!("only {} of {} operations succeeded", counts.succeeded, counts.asked));
+        driven = Err(anyhow!(
+            "only {} of {} operations succeeded",
+            counts.succeeded,
+            counts.asked
+        ));
     }
     if driven.is_ok() {
         driven = judge(options, &buffer, &control, &mut outcome);
@@ -243,10 +247,17 @@ pub fn run(options: &Options) -> Outcome {
 
 /// The checkers' verdict over the history and what each region shows.
 fn judge(options: &Options, buffer: &Buffer, control: &Control, outcome: &mut Outcome) -> Result<()> {
-    control.recorder.close().map_err(|error| anyhow!("the history is not whole: {error}"))?;
+    control
+        .recorder
+        .close()
+        .map_err(|error| anyhow!("the history is not whole: {error}"))?;
     let bytes = buffer.0.lock().clone();
     let history = History::read(&bytes[..]);
-    let faults = if options.calm { Vec::new() } else { plan::plan(options.seed, options.faults) };
+    let faults = if options.calm {
+        Vec::new()
+    } else {
+        plan::plan(options.seed, options.faults)
+    };
     let plan = JudgedBy {
         clock_margin: 2 * plan::greatest_offset(&faults).as_nanos() as u64 + 2_000_000,
         writes_min: 100,
@@ -271,7 +282,11 @@ fn shape(seed: u64) -> Shape {
         seed,
         flush_bytes: rng.random_range(2..40) << 10,
         lag_entries: rng.random_range(8..200),
-        garbage_ms: if rng.random_bool(0.5) { 3_600_000 } else { rng.random_range(2_000..10_000) },
+        garbage_ms: if rng.random_bool(0.5) {
+            3_600_000
+        } else {
+            rng.random_range(2_000..10_000)
+        },
     }
 }
 
@@ -307,7 +322,11 @@ fn drive(options: &Options, control: &Control, outcome: &mut Outcome) -> Result<
     let sites: Vec<Arc<Site>> = places
         .map(|(region, node)| Site::new(&shape, region, node, root.path(), &control.trace))
         .collect();
-    let plan = if options.calm { Vec::new() } else { plan::plan(seed, options.faults) };
+    let plan = if options.calm {
+        Vec::new()
+    } else {
+        plan::plan(seed, options.faults)
+    };
     control.recorder.write(&Record::Run(Run {
         format: tidemark_checkers::history::FORMAT,
         name: "simulation".into(),
@@ -346,7 +365,10 @@ fn check_effects(plan: &[Planned], faults: &Faults) -> Result<()> {
         .filter(|planned| faults.effect(&planned.id).is_none())
         .map(|planned| planned.id.as_str())
         .collect();
-    ensure!(without.is_empty(), "planned faults without an observable effect: {without:?}");
+    ensure!(
+        without.is_empty(),
+        "planned faults without an observable effect: {without:?}"
+    );
     Ok(())
 }
 
@@ -370,13 +392,18 @@ impl Driver<'_> {
         let healed = self.sim.elapsed();
         self.until(SERVE_LIMIT, "each region to read and write after the heal", |_| {
             let counts = control.counts.lock();
-            (0..REGIONS.len()).all(|region| [true, false].iter().all(|write| counts.served.get(&(region, *write)).is_some_and(|n| *n > 0)))
+            (0..REGIONS.len()).all(|region| {
+                [true, false]
+                    .iter()
+                    .all(|write| counts.served.get(&(region, *write)).is_some_and(|n| *n > 0))
+            })
         })?;
         outcome.served_again_ms = (self.sim.elapsed() - healed).as_millis() as u64;
         self.go_on(CALM)?;
         control.enter(Stage::Quiet);
         let quiet = self.sim.elapsed();
-        self.sim.client("audit", audit::audit(control.clone(), self.sites.clone()));
+        self.sim
+            .client("audit", audit::audit(control.clone(), self.sites.clone()));
         self.until(AUDIT_LIMIT, "the audit", |_| control.stage() == Stage::End)?;
         outcome.audited_ms = (self.sim.elapsed() - quiet).as_millis() as u64;
         self.invariants.look_at_the_end()
@@ -402,22 +429,29 @@ impl Driver<'_> {
     fn step(&mut self) -> Result<()> {
         self.steps += 1;
         let now = self.sim.elapsed();
-        self.sim
-            .step()
+        let world = std::cell::RefCell::new(&mut self.sim);
+        crate::time::step(|| world.borrow_mut().step(), || world.borrow().elapsed())
             .map_err(|error| anyhow!("{error}"))
             .with_context(|| format!("at {now:?}"))?;
         self.faults.step(&mut self.sim);
         if self.steps.is_multiple_of(LOOK_EVERY) {
             for site in &self.sites {
                 if let Some(why) = site.refused() {
-                    ensure!(self.faults.may_refuse(&site.name), "{} does not start: {why}", site.name);
+                    ensure!(
+                        self.faults.may_refuse(&site.name),
+                        "{} does not start: {why}",
+                        site.name
+                    );
                 }
             }
             self.invariants
                 .look(self.steps / LOOK_EVERY)
                 .with_context(|| format!("at {now:?}"))?;
         }
-        ensure!(!crate::panics::any(), "something panicked at {now:?}; see standard error");
+        ensure!(
+            !crate::panics::any(),
+            "something panicked at {now:?}; see standard error"
+        );
         Ok(())
     }
 }

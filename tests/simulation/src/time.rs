@@ -15,6 +15,7 @@ static LAST_NANOS: AtomicU64 = AtomicU64::new(0);
 thread_local! {
     static SIMULATED: Cell<bool> = const { Cell::new(false) };
     static ASKING: Cell<bool> = const { Cell::new(false) };
+    static STEPPING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// From now on this thread's operating system tells simulated time.
@@ -29,8 +30,9 @@ pub fn is_simulated() -> bool {
 
 /// Time since the start of the run, as the running host sees it.
 pub fn elapsed() -> Duration {
-    // Asking for the simulated time may itself ask the operating system for the time.
-    if ASKING.replace(true) {
+    // Hosts have clocks only while the world steps: one that is being taken down or started measures from another start.
+    // And asking for the simulated time may itself ask the operating system for the time.
+    if !STEPPING.get() || ASKING.replace(true) {
         return Duration::from_nanos(LAST_NANOS.load(Ordering::Relaxed));
     }
     let elapsed = turmoil::sim_elapsed();
@@ -42,6 +44,15 @@ pub fn elapsed() -> Duration {
         }
         None => Duration::from_nanos(LAST_NANOS.load(Ordering::Relaxed)),
     }
+}
+
+/// Steps the world; `elapsed` then says how far it has come, which is the time outside of steps.
+pub fn step<T>(step: impl FnOnce() -> T, elapsed: impl FnOnce() -> Duration) -> T {
+    STEPPING.set(true);
+    let stepped = step();
+    STEPPING.set(false);
+    LAST_NANOS.store(elapsed().as_nanos() as u64, Ordering::Relaxed);
+    stepped
 }
 
 /// The same in nanoseconds.

@@ -130,7 +130,9 @@ impl Worker {
         };
         self.control.note(self.region, asked.write, outcome == Outcome::Ok);
         let text = format!("{} {outcome:?} {seen:?} {error:?}", asked.id);
-        self.control.trace.event(&format!("client {}", self.client), text.as_bytes());
+        self.control
+            .trace
+            .event(&format!("client {}", self.client), text.as_bytes());
         self.recorder.end(asked.id, time::nanos(), outcome, seen, error);
     }
 
@@ -164,15 +166,21 @@ impl Worker {
             versions: Versions::ALL,
         }];
         let asked = self.begin(table, row, id, true, Action::Write { mutations });
-        let answer = table.mutate_row(RowMutation::new(row).delete_column(FAMILY, &qualifier)).await;
+        let answer = table
+            .mutate_row(RowMutation::new(row).delete_column(FAMILY, &qualifier))
+            .await;
         self.end(asked, &answer, |_| None);
     }
 
     async fn delete_row(&mut self, table: &Table, row: &str) {
         let id = self.recorder.next_id();
-        let mutations = vec![Mutation::DeleteRow { versions: Versions::ALL }];
+        let mutations = vec![Mutation::DeleteRow {
+            versions: Versions::ALL,
+        }];
         let asked = self.begin(table, row, id, true, Action::Write { mutations });
-        let answer = table.mutate_row(RowMutation::new(row).delete_row(VersionRange::ALL)).await;
+        let answer = table
+            .mutate_row(RowMutation::new(row).delete_row(VersionRange::ALL))
+            .await;
         self.end(asked, &answer, |_| None);
     }
 

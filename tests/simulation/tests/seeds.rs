@@ -37,7 +37,10 @@ fn seeds_are_clean() {
         let began = Instant::now();
         let output = simulate(&["--seed", &first.to_string(), "--seeds", &seeds.to_string()]);
         let text = text(&output);
-        println!("{text}\n{seeds} seeds from {first}: {:.1} s", began.elapsed().as_secs_f64());
+        println!(
+            "{text}\n{seeds} seeds from {first}: {:.1} s",
+            began.elapsed().as_secs_f64()
+        );
         assert!(output.status.success(), "{text}");
     }
 }

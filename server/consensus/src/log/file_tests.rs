@@ -103,6 +103,45 @@ fn a_sector_that_was_never_written_is_an_interrupted_write() {
     assert_eq!(open(dir.path()).unwrap().state(G).last, Some(at(1, 2)));
 }
 
+/// Found by the simulation: of a frame that began in the last bytes of a sector, that sector had not been written.
+#[test]
+fn a_head_across_two_sectors_of_which_one_was_never_written_is_an_interrupted_write() {
+    for in_first_sector in [1, 2, 5, 15, 19] {
+        for hole_in_first in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let log = open(dir.path()).unwrap();
+            let segment = || segments(dir.path()).remove(0);
+            append(&*log, G, entries(1, 0..1));
+            let pad = |index, bytes: usize| Entry {
+                position: at(1, index),
+                payload: Payload::Command(Bytes::from(vec![7; bytes])),
+            };
+            append(&*log, G, vec![pad(1, 100)]);
+            let frame = fs::metadata(segment()).unwrap().len() as usize;
+            append(&*log, G, vec![pad(2, 100)]);
+            let next = fs::metadata(segment()).unwrap().len() as usize;
+            // The next frame with a payload longer by so much ends where the last one is to begin.
+            let end = (next + next - frame + in_first_sector).next_multiple_of(512) - in_first_sector;
+            append(&*log, G, vec![pad(3, 100 + end - (next + next - frame))]);
+            let start = fs::metadata(segment()).unwrap().len() as usize;
+            assert_eq!(start % 512, 512 - in_first_sector);
+            append(&*log, G, vec![pad(4, 2_000)]);
+            drop(log);
+            let mut bytes = fs::read(segment()).unwrap();
+            let boundary = start + in_first_sector;
+            let hole = if hole_in_first {
+                start..boundary
+            } else {
+                boundary..boundary + 512
+            };
+            bytes[hole.clone()].fill(0);
+            fs::write(segment(), &bytes).unwrap();
+            let opened = open(dir.path()).unwrap_or_else(|error| panic!("{hole:?} of frame {start}: {error}"));
+            assert_eq!(opened.state(G).last, Some(at(1, 3)));
+        }
+    }
+}
+
 /// Checks INV-06.
 #[test]
 fn a_flipped_bit_is_refused_naming_the_file() {

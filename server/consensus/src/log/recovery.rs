@@ -230,7 +230,7 @@ fn is_torn(segment: &Segment, at: u64, size: u64) -> Result<bool, LogError> {
             }
             (end as usize, &tail[..end as usize])
         }
-        None => (1, &tail[..FRAME_HEAD_BYTES.min(tail.len())]),
+        None => (1, &tail[..head_sectors_end(at).min(tail.len())]),
     };
     // A frame behind this one was written after this one was synced.
     let mut from = search_from;
@@ -240,7 +240,20 @@ fn is_torn(segment: &Segment, at: u64, size: u64) -> Result<bool, LogError> {
         }
         from = found + 1;
     }
-    Ok(frame.len() < FRAME_HEAD_BYTES || has_unwritten_sector(frame, at))
+    Ok(frame.len() < FRAME_HEAD_BYTES || begins_unwritten(frame, at) || has_unwritten_sector(frame, at))
+}
+
+/// Where the sectors end, counted from `at`, that hold the head of a frame which begins there.
+fn head_sectors_end(at: u64) -> usize {
+    let end = (at + FRAME_HEAD_BYTES as u64).next_multiple_of(SECTOR_BYTES);
+    (end - at) as usize
+}
+
+/// True if the sector in which the frame begins has its old content: zeros where the frame should begin, however few they
+/// are, because a frame begins with letters.
+fn begins_unwritten(frame: &[u8], at: u64) -> bool {
+    let first = (SECTOR_BYTES - at % SECTOR_BYTES).min(frame.len() as u64) as usize;
+    frame[..first].iter().all(|byte| *byte == 0)
 }
 
 /// True if the part of `bytes` (which lie at `at` in the file) in some sector is all zeros.

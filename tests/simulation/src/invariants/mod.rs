@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidemark_base::GroupId;
-use tidemark_consensus::LogStore;
+use tidemark_consensus::{LogPosition, LogStore};
 use tidemark_services::TabletDirectory;
 use tidemark_tablet::{GroupStatus, Tablet};
 
@@ -34,6 +34,19 @@ pub(crate) struct Replica {
 impl Replica {
     fn place(&self) -> Place {
         (self.site.region, self.status.group)
+    }
+
+    /// True if the entry is in the log here, or in what the log has been purged of, or applied. Purging is asked of the log
+    /// itself: a replica that has just started has no status yet.
+    fn holds(&self, position: &LogPosition) -> bool {
+        let group = self.status.group;
+        let purged = self.log.state(group).purged;
+        self.log.position(group, position.index) == Some(*position)
+            || purged.is_some_and(|purged| purged.index >= position.index)
+            || self
+                .status
+                .applied_index
+                .is_some_and(|applied| applied >= position.index)
     }
 }
 

@@ -33,7 +33,9 @@ impl Invariant for StateHash {
         for replica in replicas {
             let Some(tablet) = &replica.tablet else { continue };
             let engine = tablet.engine();
-            let Some(applied) = engine.state(APPLIED).map_err(|e| anyhow!("{e}"))? else { continue };
+            let Some(applied) = engine.state(APPLIED).map_err(|e| anyhow!("{e}"))? else {
+                continue;
+            };
             let hash = hash(tablet)?;
             let key = (replica.place(), applied.to_vec());
             let Some((known, by)) = self.seen.get(&key) else {

@@ -30,7 +30,9 @@ impl Invariant for WatermarkTruth {
             let held = tablet.engine().facts().map_err(|e| anyhow!("{e}"))?;
             let known: BTreeSet<&Fact> = held.iter().collect();
             for (stream, at) in &state.streams {
-                let Some(facts) = origins.get(&(stream.region.0, stream.tablet)) else { continue };
+                let Some(facts) = origins.get(&(stream.region.0, stream.tablet)) else {
+                    continue;
+                };
                 let range = tablet.descriptor().range.intersect(&at.range);
                 for fact in facts {
                     let stamp = stamp(fact);

@@ -227,6 +227,9 @@ pub fn fingerprint(numbers: &[u64]) -> u128 {
     u128::from(chain(1)) << 64 | u128::from(chain(0x7469_6465_6d61_726b))
 }
 
+/// What a read shows: column, version, value.
+type Shown = Vec<(u16, i64, u32)>;
+
 /// The tables behind the numbers in states.
 pub struct Model<'a> {
     by_name: HashMap<(&'a str, &'a Octets), u16>,
@@ -235,7 +238,7 @@ pub struct Model<'a> {
     values: HashMap<Octets, u32>,
     texts: Vec<Octets>,
     /// By operation, what it shows.
-    reads: HashMap<u64, Option<Vec<(u16, i64, u32)>>>,
+    reads: HashMap<u64, Option<Shown>>,
 }
 
 impl<'a> Model<'a> {
@@ -270,8 +273,8 @@ impl<'a> Model<'a> {
     }
 
     /// What a read shows, as a state has it; `None` if it is in no state: a column that no write knows.
-    fn shown(&mut self, read: &RowRead<'_>) -> Option<Vec<(u16, i64, u32)>> {
-        let mut shown: Vec<(u16, i64, u32)> = Vec::with_capacity(read.cells.len());
+    fn shown(&mut self, read: &RowRead<'_>) -> Option<Shown> {
+        let mut shown = Shown::with_capacity(read.cells.len());
         for cell in read.cells {
             let column = self.by_name.get(&(&*cell.family, &cell.qualifier)).copied()?;
             let counter = self.counters.contains(&column);

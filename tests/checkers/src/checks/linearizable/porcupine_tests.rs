@@ -84,11 +84,11 @@ fn porcupine_says_the_same() {
     let (mut ours, mut asked) = (Vec::new(), String::new());
     for operations in &histories {
         let history = history(operations.clone());
-        ours.extend(verdict(&history).map(|verdict| {
+        if let Some(verdict) = verdict(&history) {
+            ours.push(verdict);
             asked.push_str(&serde_json::to_string(&operations).unwrap());
             asked.push('\n');
-            verdict
-        }));
+        }
     }
     let input = dir.path().join("histories");
     std::fs::write(&input, &asked).unwrap();
