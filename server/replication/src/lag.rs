@@ -7,8 +7,8 @@
 //!              quarantine: `held`
 //! ```
 //! What is not known: what lies unread when a leader has just come, until it has looked; that is younger than what the peer has
-//! acknowledged. And what waits in the quarantine where the peer cannot say how old it is; what a peer has lost, or can never
-//! get: then the age of the link is the bound, because nothing that the peer lacks is older.
+//! acknowledged. And what waits in the quarantine where the peer cannot say how old it is; what the peer can never get
+//! any more: then the age of the link is the bound, because nothing that the peer lacks is older.
 
 use std::time::Duration;
 use tidemark_tablet::PeerQuarantine;

@@ -503,7 +503,8 @@ impl StreamCore {
     /// What the peer lacks, as far as it is known (R23); what waits in its quarantine is lacking too (R17).
     pub fn lacking(&self) -> Lacking {
         let looked = self.window.oldest_rows().is_some() || self.peek_found().is_some();
-        let lost = self.halted.is_some() || matches!(self.cause, Some(Cause::PeerBehind { .. }));
+        // Not where the peer seems to be behind: an answer that was overtaken looks like that for a moment.
+        let lost = self.halted.is_some();
         Lacking {
             oldest: self.oldest(),
             held: self.held,
