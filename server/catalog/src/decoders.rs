@@ -3,9 +3,11 @@
 
 use crate::codec;
 
+/// A decoder's name, and a function that decodes and says whether the bytes were what it decodes.
+pub type Decoder = (&'static str, fn(&[u8]) -> bool);
+
 /// What is decoded, and a function that decodes it and says whether it was that.
-pub const DECODERS: &[(&str, fn(&[u8]) -> bool)] =
-    &[("catalog-command", catalog_command), ("catalog-state", catalog_state)];
+pub const DECODERS: &[Decoder] = &[("catalog-command", catalog_command), ("catalog-state", catalog_state)];
 
 /// What is read is written back as the same command.
 fn catalog_command(bytes: &[u8]) -> bool {

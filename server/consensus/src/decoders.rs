@@ -6,8 +6,11 @@ use crate::types::AppliedState;
 use crate::{raft, snapshot, wire};
 use bytes::Bytes;
 
+/// A decoder's name, and a function that decodes and says whether the bytes were what it decodes.
+pub type Decoder = (&'static str, fn(&[u8]) -> bool);
+
 /// What is decoded, and a function that decodes it and says whether it was that.
-pub const DECODERS: &[(&str, fn(&[u8]) -> bool)] = &[
+pub const DECODERS: &[Decoder] = &[
     ("raft-log", raft_log),
     ("raft-wire", raft_wire),
     ("raft-snapshot", raft_snapshot),

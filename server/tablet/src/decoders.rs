@@ -10,8 +10,11 @@ use crate::stream::Cursor;
 use crate::tokens::{self, Remembered};
 use bytes::Bytes;
 
+/// A decoder's name, and a function that decodes and says whether the bytes were what it decodes.
+pub type Decoder = (&'static str, fn(&[u8]) -> bool);
+
 /// What is decoded, and a function that decodes it and says whether it was that.
-pub const DECODERS: &[(&str, fn(&[u8]) -> bool)] = &[
+pub const DECODERS: &[Decoder] = &[
     ("tablet-command", tablet_command),
     ("feed-entry", feed_entry),
     ("remote-batch", remote_batch),

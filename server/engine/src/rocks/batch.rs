@@ -2,7 +2,7 @@
 
 use super::RocksEngine;
 use super::engine::{META_STATE, RANGE_STATE};
-use crate::api::{EngineError, WriteBatch, WriteSize};
+use crate::api::{Engine, EngineError, WriteBatch, WriteSize};
 use crate::key::{self, RangeTombstone};
 use crate::memory::{family_zero, range_tombstone};
 use tidemark_base::{CellRef, FamilyId, Scope, TombstoneRef};
@@ -78,6 +78,9 @@ pub(super) fn range_key(range: &RangeTombstone) -> Vec<u8> {
     out
 }
 
+/// More records than this are trimmed as a range.
+const TRIMMED_SINGLY_MAX: u64 = 10_000;
+
 impl WriteBatch for RocksBatch<'_> {
     fn put_cell(&mut self, cell: CellRef<'_>) {
         self.invalid = self.invalid.take().or_else(|| family_zero(cell.family));
@@ -135,8 +138,22 @@ impl WriteBatch for RocksBatch<'_> {
     }
 
     fn trim_feed(&mut self, below_seq: u64) {
-        self.batch
-            .delete_range_cf(self.engine.feed_cf(), 0u64.to_be_bytes(), below_seq.to_be_bytes());
+        // One by one: every read behind a range deletion sorts all range deletions of the memtable anew, and a feed is
+        // trimmed with every acknowledgement. Only what a long silence left behind goes as a range.
+        let held = self.engine.feed_bounds().ok().flatten().map(|(first, _)| first);
+        let put = self.feed.iter().filter_map(|change| match change {
+            FeedChange::Put { seq, .. } => Some(*seq),
+            FeedChange::Trim { .. } => None,
+        });
+        let first = put.chain(held).min().unwrap_or(below_seq);
+        if below_seq.saturating_sub(first) <= TRIMMED_SINGLY_MAX {
+            for seq in first..below_seq {
+                self.batch.delete_cf(self.engine.feed_cf(), seq.to_be_bytes());
+            }
+        } else {
+            self.batch
+                .delete_range_cf(self.engine.feed_cf(), first.to_be_bytes(), below_seq.to_be_bytes());
+        }
         self.feed.push(FeedChange::Trim { below: below_seq });
     }
 

@@ -6,6 +6,7 @@
 //! contract   the interface, point by point
 //! reads      every filter, order and limit against the oracle, on generated facts
 //! neutral    O1, O2, O15: schedules of writes, flushes, compactions, garbage collections, restarts, schema changes
+//! trims      the cost of trimming a feed
 //! ties       stamps that differ in their region alone
 //! disk       RocksDB only: crash at the flushed cut, damaged files, compression
 //! metamorphic  one list of operations under many options and schedules: the same answers, byte for byte
@@ -19,4 +20,5 @@ mod metamorphic;
 mod neutral;
 mod reads;
 mod ties;
+mod trims;
 mod world;
