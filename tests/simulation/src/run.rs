@@ -337,10 +337,10 @@ fn drive(options: &Options, control: &Control, outcome: &mut Outcome) -> Result<
     }));
     let mut sim = world(seed, &sites);
     sim.client("setup", audit::setup(control.clone()));
-    for region in 0..REGIONS.len() {
+    for (region, name) in REGIONS.iter().enumerate() {
         for number in 0..workload::CLIENTS {
             let client = workload::run(seed, region, number, control.clone());
-            sim.client(format!("client-{}-{number}", REGIONS[region]), client);
+            sim.client(format!("client-{name}-{number}"), client);
         }
     }
     sim.client("schema", audit::change_schema(seed, control.clone()));

@@ -253,8 +253,10 @@ fn arriving(facts: &[Fact], cut: Stamp) -> Vec<Fact> {
         .collect()
 }
 
+type Change<'a> = Box<dyn Fn(&mut FamilySettings) + 'a>;
+
 fn alter(schema: &mut TableSchema, operation: &Operation, greatest: Stamp) {
-    let (index, change): (usize, Box<dyn Fn(&mut FamilySettings)>) = match operation {
+    let (index, change): (usize, Change<'_>) = match operation {
         Operation::MaxVersions(f, max) => (*f, Box::new(|family| family.set_max_versions(*max, greatest.hlc))),
         Operation::Ttl(f, ttl) => (*f, Box::new(|family| family.set_ttl(*ttl, NOW))),
         _ => return,
