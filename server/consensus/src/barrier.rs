@@ -1,7 +1,7 @@
 //! Read barriers that share confirmation rounds.
 //!
-//! A linearizable read needs a proof, made after the read arrived, that this node still leads, and everything committed
-//! before must be applied here. One such round serves all readers that arrived before it began; those who arrive during
+//! A linearizable read needs a proof, made after the read arrived, that this node still leads, and everything that was
+//! answered before must be applied here. One such round serves all readers that arrived before it began; those who arrive during
 //! a round wait for the next one. So there is at most one round in flight per group, however many readers there are.
 
 use crate::error::ReadError;

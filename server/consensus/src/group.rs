@@ -139,7 +139,8 @@ impl Group {
     }
 
     /// Returns when a read made now on this replica is linearizable: a quorum has confirmed, after this call began, that
-    /// this node leads, and everything committed before is applied here.
+    /// this node leads, and everything that was ever answered is applied here: all entries of earlier terms, and of its own
+    /// those that it answered.
     ///
     /// Never trusts a lease: a process that was stopped and continued cannot know how long it slept, but a quorum that
     /// answers its fresh question does. Concurrent callers share one round.
@@ -168,8 +169,8 @@ impl Group {
         let patience = Duration::from_millis(self.inner.settings.read_timeout_ms);
         // Age zero is ReadIndex: only acknowledgements of heartbeats sent from now on count.
         let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(patience);
-        let linearizer = match self.inner.raft.get_read_linearizer(option).await {
-            Ok(linearizer) => linearizer,
+        match self.inner.raft.get_read_linearizer(option).await {
+            Ok(_) => {}
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 return Err(ReadError::NotLeader {
                     leader: forward.leader_id.map(NodeId),
@@ -182,13 +183,16 @@ impl Group {
                 ));
             }
             Err(RaftError::Fatal(fatal)) => return Err(ReadError::Stopped(self.reason(&fatal))),
-        };
-        match linearizer.try_await_ready(&self.inner.raft, Some(patience)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(ReadError::Unavailable(
-                "committed entries were not applied in time".to_string(),
+        }
+        // Not: until everything committed is applied, as openraft's linearizer would. An entry of this leader's term is
+        // answered only after it was applied here, so what is committed and not applied has been promised to nobody; and
+        // while apply waits for room on a full disk, reads go on.
+        match self.wait_leader_ready(patience).await {
+            Ok(_) => Ok(()),
+            Err(ConsensusError::Timeout(_)) => Err(ReadError::Unavailable(
+                "the entries of earlier leaders were not applied in time".to_string(),
             )),
-            Err(fatal) => Err(ReadError::Stopped(self.reason(&fatal))),
+            Err(stopped) => Err(ReadError::Stopped(stopped.to_string())),
         }
     }
 

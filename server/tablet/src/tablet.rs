@@ -440,7 +440,7 @@ impl Tablet {
             let page = quarantine::page(&*shared.engine(), region, limit);
             page.map_err(|e| error::engine(&shared.descriptor, e))
         };
-        let page = tokio::task::spawn_blocking(page).await;
+        let page = tidemark_runtime::spawn_blocking(page).await;
         page.map_err(|e| Error::internal(format!("showing the quarantine panicked: {e}")))?
     }
 

@@ -56,19 +56,20 @@ impl Invariant for WatermarkTruth {
     }
 }
 
-/// What each tablet holds at the origin, by region and tablet: of its replicas the one with the most.
+/// What each tablet holds at the origin, by region and tablet: of its replicas the one that has applied most. Not the one
+/// with most facts: a replica that lags still holds what the others and the peer have collected as garbage since.
 fn origins(replicas: &[Replica]) -> Result<BTreeMap<(u16, u64), Vec<Fact>>> {
-    let mut origins: BTreeMap<(u16, u64), Vec<Fact>> = BTreeMap::new();
+    let mut origins: BTreeMap<(u16, u64), (Option<u64>, Vec<Fact>)> = BTreeMap::new();
     for replica in replicas {
         let Some(tablet) = &replica.tablet else { continue };
-        let facts = tablet.engine().facts().map_err(|e| anyhow!("{e}"))?;
         let key = (replica.site.region as u16 + 1, tablet.descriptor().tablet.0);
-        let known = origins.entry(key).or_default();
-        if facts.len() > known.len() {
-            *known = facts;
+        let applied = replica.status.applied_index;
+        if origins.get(&key).is_none_or(|(most, _)| applied > *most) {
+            let facts = tablet.engine().facts().map_err(|e| anyhow!("{e}"))?;
+            origins.insert(key, (applied, facts));
         }
     }
-    Ok(origins)
+    Ok(origins.into_iter().map(|(key, (_, facts))| (key, facts)).collect())
 }
 
 /// Garbage: a tombstone behind the stable cut, or a cell that some fact of either side hides.
