@@ -453,12 +453,13 @@ async fn a_snapshot_without_room_on_either_side_waits_and_arrives() {
     for i in 0..100 {
         leader.propose(numbered(i)).await.unwrap();
     }
-    leader.trigger_snapshot().await.unwrap();
-    let purged = |status: &tidemark_consensus::GroupStatus| status.purged_index.is_some_and(|index| index > 50);
-    leader.wait(PATIENCE, "to purge", purged).await.unwrap();
+    // Full before anything is purged: as soon as the one that is away needs a snapshot a checkpoint is made, and kept.
     let (sender, receiver) = (cluster.disk(node, G), cluster.disk(away, G));
     sender.set_full(true);
     receiver.set_full(true);
+    leader.trigger_snapshot().await.unwrap();
+    let purged = |status: &tidemark_consensus::GroupStatus| status.purged_index.is_some_and(|index| index > 50);
+    leader.wait(PATIENCE, "to purge", purged).await.unwrap();
     cluster.restart(away).await;
     let group = cluster.start_group_on(away, G).await;
     eventually("no checkpoint", async || sender.refusals() > 1).await;
