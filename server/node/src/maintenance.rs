@@ -3,13 +3,15 @@
 use crate::identity::DataDir;
 use crate::report::NodeFacts;
 use crate::tablets::TabletKeeper;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::sync::Arc;
 use std::time::Duration;
+use tidemark_base::GroupId;
 use tidemark_catalog::{Catalog, Command, NODE_ID_USED};
-use tidemark_consensus::FileLog;
+use tidemark_consensus::{FileLog, LogStore};
 use tidemark_runtime::{Entropy, Shutdown};
 use tidemark_services::{NodeIdentity, PeerClients, TabletDirectory};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 /// Between two looks at the disk.
@@ -19,27 +21,32 @@ const TABLET_EVERY: u32 = 5;
 /// Between two attempts to register.
 const REGISTER_PAUSE: Duration = Duration::from_millis(300);
 
-/// Notes in the identity that the Raft log has begun, as soon as it holds something; cheap when that is noted.
-pub fn note_log(data: &DataDir, log: &FileLog) -> Result<()> {
-    match log.segments() {
-        0 => Ok(()),
-        _ => data.note_log_begun(),
+/// A group that no catalog gives out: what is written of it says nothing.
+const NOBODY: GroupId = GroupId(0);
+/// For making the log's first segment durable. Longer means a disk that serves nobody.
+const BEGIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// Makes the Raft log exist on disk and notes in the identity that it does, before anybody can reach this node: from here on
+/// a directory without its log is refused, and no vote or entry was promised before that. Not by a look now and then, which
+/// leaves a moment in which a promise could be lost unseen.
+pub async fn begin_log(data: &DataDir, log: &FileLog) -> Result<()> {
+    if log.segments() == 0 {
+        let (written, done) = oneshot::channel();
+        let report = Box::new(move |result| drop(written.send(result)));
+        log.destroy(NOBODY, report).context("the Raft log cannot be begun")?;
+        let waited = tokio::time::timeout(BEGIN_LIMIT, done).await;
+        waited
+            .context("the Raft log cannot be begun: the disk does not answer, or has no room")?
+            .context("the Raft log was closed while it was begun")?
+            .context("the Raft log cannot be begun")?;
     }
+    data.note_log_begun()
 }
 
 /// Measures and maintains until told to stop.
-pub async fn run(
-    facts: Arc<NodeFacts>,
-    keeper: Arc<TabletKeeper>,
-    data: Arc<DataDir>,
-    log: Arc<FileLog>,
-    shutdown: Shutdown,
-) {
+pub async fn run(facts: Arc<NodeFacts>, keeper: Arc<TabletKeeper>, shutdown: Shutdown) {
     let mut round = 0u32;
     loop {
-        if let Err(error) = note_log(&data, &log) {
-            warn!(error = %format!("{error:#}"), "cannot note in identity.json that the log has begun; tried again");
-        }
         if facts.measure() {
             let (free, reserve) = (facts.disk().free_bytes(), facts.disk().reserve_bytes());
             if facts.disk().is_low() {

@@ -139,8 +139,8 @@ impl Node {
             .await
             .with_context(|| format!("cannot listen on {}", settings.admin))?;
         let layers = Layers::build(&settings, &data, &base).await?;
-        // Founding wrote the first vote; nobody has heard of it yet.
-        maintenance::note_log(&data, &layers.log)?;
+        // Founding may have written a vote; nobody has heard of it yet.
+        maintenance::begin_log(&data, &layers.log).await?;
         let facts = Arc::new(NodeFacts::new(
             settings.clone(),
             layers.catalog.clone(),
@@ -154,7 +154,7 @@ impl Node {
             base.clock.clone(),
             base.metrics.clone(),
         ));
-        spawn_tasks(&settings, &base, &layers, &facts, &data, grpc, admin);
+        spawn_tasks(&settings, &base, &layers, &facts, grpc, admin);
         let Base { tasks, shutdown, .. } = base;
         let Layers {
             host,
@@ -339,7 +339,6 @@ fn spawn_tasks(
     base: &Base,
     layers: &Layers,
     facts: &Arc<NodeFacts>,
-    data: &Arc<DataDir>,
     grpc: Listener,
     admin: Option<TcpListener>,
 ) {
@@ -386,13 +385,7 @@ fn spawn_tasks(
     tasks.spawn("liveness", liveness.run(stop()));
     tasks.spawn(
         "maintenance",
-        maintenance::run(
-            facts.clone(),
-            layers.keeper.clone(),
-            data.clone(),
-            layers.log.clone(),
-            stop(),
-        ),
+        maintenance::run(facts.clone(), layers.keeper.clone(), stop()),
     );
     let registering = maintenance::register(
         facts.clone(),
