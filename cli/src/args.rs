@@ -1,8 +1,8 @@
 //! The command line's declaration: global flags and the list of commands. Each command declares its own arguments.
 
 use crate::commands::{
-    check_put, cluster, completions, count, delete, digest, export, get, import, increment, peer, put, replication,
-    scan, table,
+    aggregate, check_put, cluster, completions, count, delete, digest, export, get, import, increment, peer, put,
+    replication, scan, table,
 };
 use crate::output::Form;
 use crate::times::duration;
@@ -75,6 +75,7 @@ pub(crate) enum Command {
     Get(get::Get),
     Scan(scan::Scan),
     Count(count::Count),
+    Aggregate(aggregate::Aggregate),
     Delete(delete::Delete),
     Increment(increment::Increment),
     CheckPut(check_put::CheckPut),

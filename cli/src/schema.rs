@@ -1,13 +1,14 @@
-//! Families as people type them: `NAME[:ttl=30d,max-versions=3,compression=zstd]`.
+//! Families as people type them: `NAME[:ttl=30d,max-versions=3,compression=zstd,layout=series,block=1h]`.
 
 use crate::failure::{Failure, Result};
 use crate::times::{duration, show_duration};
-use tidemark_client::{Compression, Family};
+use tidemark_client::{Compression, Family, Layout};
 
 /// Parses one family.
 pub(crate) fn family(text: &str) -> Result<Family> {
     let (name, settings) = text.split_once(':').unwrap_or((text, ""));
     let mut family = Family::new(name);
+    let mut block = None;
     tidemark_base::names::check_name("family", name).map_err(|e| Failure::usage(e.to_string()))?;
     for setting in settings.split(',').filter(|s| !s.is_empty()) {
         let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
@@ -25,8 +26,29 @@ pub(crate) fn family(text: &str) -> Result<Family> {
                     _ => return Err(wrong(text, "compression is lz4, zstd or none")),
                 }
             }
-            _ => return Err(wrong(text, "the settings are ttl, max-versions and compression")),
+            "layout" => {
+                family.layout = match value {
+                    "cells" => Some(Layout::Cells),
+                    "series" => Some(Layout::Series { block: None }),
+                    _ => return Err(wrong(text, "layout is cells or series")),
+                }
+            }
+            "block" => block = Some(duration(value)?),
+            _ => {
+                let known = "the settings are ttl, max-versions, compression, layout and block";
+                return Err(wrong(text, known));
+            }
         }
+    }
+    match &mut family.layout {
+        Some(Layout::Series { block: length }) => *length = block,
+        _ if block.is_some() => {
+            return Err(wrong(
+                text,
+                "block is the length of time blocks: it needs layout=series",
+            ));
+        }
+        _ => {}
     }
     Ok(family)
 }
@@ -44,6 +66,11 @@ pub(crate) fn show(family: &Family) -> String {
         Compression::Lz4 => {}
         Compression::None => settings.push("compression=none".to_owned()),
         Compression::Zstd => settings.push("compression=zstd".to_owned()),
+    }
+    // Cells are what one gets without a word.
+    if let Some(Layout::Series { block }) = family.layout {
+        settings.push("layout=series".to_owned());
+        settings.extend(block.map(|block| format!("block={}", show_duration(block))));
     }
     if settings.is_empty() {
         family.name.clone()
@@ -67,7 +94,14 @@ mod tests {
         let full = family("m:ttl=30d,max-versions=3,compression=zstd").unwrap();
         assert_eq!(full.ttl, Some(Duration::from_secs(30 * 86_400)));
         assert_eq!((full.max_versions, full.compression), (Some(3), Compression::Zstd));
-        for text in ["m", "m:max-versions=1", "m:ttl=90s", "m:ttl=1h30m,compression=none"] {
+        for text in [
+            "m",
+            "m:max-versions=1",
+            "m:ttl=90s",
+            "m:ttl=1h30m,compression=none",
+            "m:layout=series",
+            "m:ttl=30d,layout=series,block=6h",
+        ] {
             let parsed = family(text).unwrap();
             assert_eq!(
                 family(&show(&parsed)).unwrap(),
@@ -83,6 +117,9 @@ mod tests {
             "m:max-versions=0",
             "m:compression=gzip",
             "m:color=red",
+            "m:layout=rows",
+            "m:block=1h",
+            "m:layout=cells,block=1h",
             "a b",
         ] {
             assert!(family(bad).is_err(), "{bad}");

@@ -26,6 +26,18 @@ pub enum Compression {
     Zstd,
 }
 
+/// How a family's cells are kept on disk. It changes what things cost, never an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One record a cell: what a family has if nothing is said.
+    Cells,
+    /// Readings of one row and time block in columns: for time series.
+    Series {
+        /// Length of a time block, from 1 s to 31 days; `None` = one hour.
+        block: Option<Duration>,
+    },
+}
+
 /// A family's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Family {
@@ -37,6 +49,8 @@ pub struct Family {
     pub max_versions: Option<u32>,
     /// On disk.
     pub compression: Compression,
+    /// Given when the family is made and never changed; `None` = cells for a new family, as it is for an old one.
+    pub layout: Option<Layout>,
 }
 
 impl Family {

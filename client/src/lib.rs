@@ -44,6 +44,7 @@
 //! ```
 
 pub mod admin;
+pub mod aggregate;
 mod call;
 mod client;
 mod connections;
@@ -60,9 +61,10 @@ pub mod table;
 pub mod writer;
 
 pub use admin::{
-    Admin, ClusterStatus, Compression, DisableOutcome, Discarded, EnableOutcome, Family, LinkStatus, NodeStatus, Peer,
-    Quarantine, QuarantineEntry, StreamStatus, TableChange, TableInfo, TableSpec, TabletStatus,
+    Admin, ClusterStatus, Compression, DisableOutcome, Discarded, EnableOutcome, Family, Layout, LinkStatus,
+    NodeStatus, Peer, Quarantine, QuarantineEntry, StreamStatus, TableChange, TableInfo, TableSpec, TabletStatus,
 };
+pub use aggregate::{AggregateGroup, AggregateRequest};
 pub use client::Client;
 pub use error::{ClientError, Result};
 pub use filter::{CompareOp, Filter};
@@ -71,6 +73,7 @@ pub use options::{ClientOptions, ClientOptionsBuilder, RegionEndpoints, RetryPol
 pub use row::{Cell, Row};
 pub use scan::{Consistency, Scan, ScanRequest};
 pub use table::{Count, Digest, Rule, Table};
+pub use tidemark_base::aggregate::{NumberForm, Stats};
 pub use tidemark_base::{ErrorKind, RowRange, VersionRange};
 pub use tidemark_proto::{ByteStream, Dial, Dialer};
 pub use writer::{WriteTicket, Writer, WriterOptions, Written};

@@ -1,5 +1,6 @@
 //! One file a command: its arguments with their help, and `run`.
 
+pub(crate) mod aggregate;
 pub(crate) mod check_put;
 pub(crate) mod cluster;
 pub(crate) mod completions;
@@ -32,6 +33,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Get(command) => get::run(command, &context).await,
         Command::Scan(command) => scan::run(command, &context).await,
         Command::Count(command) => count::run(command, &context).await,
+        Command::Aggregate(command) => aggregate::run(command, &context).await,
         Command::Delete(command) => delete::run(command, &context).await,
         Command::Increment(command) => increment::run(command, &context).await,
         Command::CheckPut(command) => check_put::run(command, &context).await,

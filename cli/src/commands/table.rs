@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::time::Duration;
 use tidemark_client::{Family, TableChange, TableInfo, TableSpec};
 
-const FAMILY: &str = "NAME[:ttl=30d,max-versions=3,compression=zstd]";
+const FAMILY: &str = "NAME[:ttl=30d,max-versions=3,compression=zstd,layout=series,block=1h]";
 
 /// See the module.
 #[derive(Debug, Subcommand)]

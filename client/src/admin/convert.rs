@@ -1,8 +1,8 @@
 //! Between the plain types of administration and the wire, by hand.
 
 use super::{
-    ClusterStatus, Compression, Family, LinkStatus, NodeStatus, Peer, StreamStatus, TableChange, TableInfo, TableSpec,
-    TabletStatus,
+    ClusterStatus, Compression, Family, Layout, LinkStatus, NodeStatus, Peer, StreamStatus, TableChange, TableInfo,
+    TableSpec, TabletStatus,
 };
 use std::time::Duration;
 use tidemark_base::RowRange;
@@ -19,12 +19,19 @@ impl From<Family> for v1::Family {
             Compression::None => v1::Compression::None,
             Compression::Zstd => v1::Compression::Zstd,
         };
+        let (layout, block) = match family.layout {
+            None => (v1::Layout::Unspecified, None),
+            Some(Layout::Cells) => (v1::Layout::Cells, None),
+            Some(Layout::Series { block }) => (v1::Layout::Series, block),
+        };
         v1::Family {
             name: family.name,
             ttl_ms: family.ttl.map(millis),
             max_versions: family.max_versions,
             compression: compression.into(),
             id: 0,
+            layout: layout.into(),
+            block_ms: block.map(millis),
         }
     }
 }
@@ -36,6 +43,13 @@ impl From<v1::Family> for Family {
                 v1::Compression::Lz4 => Compression::Lz4,
                 v1::Compression::None => Compression::None,
                 v1::Compression::Zstd => Compression::Zstd,
+            },
+            layout: match family.layout() {
+                v1::Layout::Unspecified => None,
+                v1::Layout::Cells => Some(Layout::Cells),
+                v1::Layout::Series => Some(Layout::Series {
+                    block: family.block_ms.map(Duration::from_millis),
+                }),
             },
             name: family.name,
             ttl: family.ttl_ms.map(Duration::from_millis),

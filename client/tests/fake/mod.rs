@@ -438,6 +438,10 @@ impl v1::data_server::Data for Node {
         }
     }
 
+    async fn aggregate(&self, _: Request<v1::AggregateRequest>) -> Result<Response<v1::AggregateResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn digest(&self, _: Request<v1::DigestRequest>) -> Result<Response<v1::DigestResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }

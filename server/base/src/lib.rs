@@ -20,9 +20,11 @@
 //! | [`normalize`] | R5 inside one row mutation |
 //! | [`read`] | what a read asks for, as data |
 //! | [`cells`] | packed cells: the answer form of scans |
+//! | [`aggregate`] | numbers in cells, counted and added by time bucket |
 //!
 //! When you change the packed batch or packed cells: docs/formats, the golden examples, and the client are touched too.
 
+pub mod aggregate;
 pub mod batch;
 pub mod cells;
 pub mod codec;

@@ -34,6 +34,10 @@ pub const TOKEN_BYTES: usize = 16;
 pub const TABLETS_AT_CREATE_MAX: usize = 1_024;
 /// How far ahead of the local clock a client's version may be unless the table says otherwise (R8): one day.
 pub const MAX_FUTURE_MICROS_DEFAULT: i64 = 24 * 3600 * 1_000_000;
+/// Groups of one aggregate's answer: some 64 bytes each on the wire, so 6 MiB.
+pub const AGGREGATE_GROUPS_MAX: usize = 100_000;
+/// Length of a time block of a series family, if none is given: one hour; microseconds.
+pub const SERIES_BLOCK_MICROS_DEFAULT: i64 = 3600 * 1_000_000;
 /// How far ahead of the local clock a remote stamp may be before its stream is parked (R8).
 pub const MAX_OFFSET_MS: u64 = 10_000;
 /// How far a leader's clock may be from its group's median before it stops stamping (R8).

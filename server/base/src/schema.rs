@@ -2,17 +2,17 @@
 //! so apply is deterministic.
 //!
 //! ```text
-//! schema := 'S' 0x02 | revision u64 | region u16 | epoch u32 | max_future i64 | peers varint, n x (region u16, link u64)
+//! schema := 'S' 0x03 | revision u64 | region u16 | epoch u32 | max_future i64 | peers varint, n x (region u16, link u64)
 //!           | families varint, n x family | dropped varint, n x u32, ascending
-//! family := id u32 | name slice | flags u8 (1 ttl, 2 max_versions) | [ttl i64] | [max_versions u32]
-//!           | expiry_floor i64 | past varint, n x (until u64, max_versions u32) | compression u8
+//! family := id u32 | name slice | flags u8 (1 ttl, 2 max_versions, 4 series) | [ttl i64] | [max_versions u32]
+//!           | [time block i64] | expiry_floor i64 | past varint, n x (until u64, max_versions u32) | compression u8
 //! ```
-//! Format 1 had no `dropped` and no `link`; it is read as if nothing had been dropped and every link were number 0. Only
-//! format 2 is written.
+//! Format 1 had no `dropped` and no `link`; it is read as if nothing had been dropped and every link were number 0. Formats 1
+//! and 2 had no series families. Only format 3 is written.
 //!
 //! Worked example (the golden test): revision 1 of region 1, no peer, family `m` of generation 1, the first `m` dropped
 //! ```text
-//! 53 02 | 01 00 00 00 00 00 00 00 | 01 00 | 00 00 00 00 | 00 60 d7 1d 14 00 00 00 | 00
+//! 53 03 | 01 00 00 00 00 00 00 00 | 01 00 | 00 00 00 00 | 00 60 d7 1d 14 00 00 00 | 00
 //! | 01 | 10 67 cb ae | 01 6d | 00 | 00 00 00 00 00 00 00 80 | 00 | 01
 //! | 01 | 59 a6 d0 f9
 //! ```
@@ -33,6 +33,29 @@ pub enum Compression {
     Lz4,
     /// Zstandard level 1.
     Zstd,
+}
+
+/// In which physical form a family's cells are kept. It changes what things cost, never an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Layout {
+    /// One record a cell, found by its qualifier.
+    #[default]
+    Cells,
+    /// The cells of one row that fall into one time block are one record, in columns: for readings in the order of time.
+    Series {
+        /// Length of a time block, microseconds, at least 1. Where things stand depends on it, so it never changes.
+        block_micros: i64,
+    },
+}
+
+impl Layout {
+    /// The length of a time block; `None` for cells.
+    pub fn block_micros(self) -> Option<i64> {
+        match self {
+            Layout::Cells => None,
+            Layout::Series { block_micros } => Some(block_micros),
+        }
+    }
 }
 
 /// In [`PastLimit::max_versions`]: there was no limit.
@@ -68,6 +91,8 @@ pub struct FamilySettings {
     pub past_limits: Vec<PastLimit>,
     /// Storage compression.
     pub compression: Compression,
+    /// Physical layout. It is given when the family is made and never changed.
+    pub layout: Layout,
 }
 
 impl FamilySettings {
@@ -84,6 +109,7 @@ impl FamilySettings {
             expiry_floor: i64::MIN,
             past_limits: Vec::new(),
             compression: Compression::default(),
+            layout: Layout::default(),
         }
     }
 
@@ -280,7 +306,7 @@ impl TableSchema {
 
     /// See the module's drawing.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![b'S', 2];
+        let mut out = vec![b'S', 3];
         out.extend_from_slice(&self.revision.to_le_bytes());
         out.extend_from_slice(&self.region.0.to_le_bytes());
         out.extend_from_slice(&self.epoch.to_le_bytes());
@@ -306,8 +332,8 @@ impl TableSchema {
     pub fn decode(bytes: &[u8]) -> Result<TableSchema, Malformed> {
         let mut r = Reader::new(bytes);
         let format = match r.take(2)? {
-            [b'S', format @ (1 | 2)] => *format,
-            _ => return Err(Malformed("not a schema of format 1 or 2")),
+            [b'S', format @ 1..=3] => *format,
+            _ => return Err(Malformed("not a schema of format 1 to 3")),
         };
         let mut schema = TableSchema {
             revision: r.u64()?,
@@ -328,7 +354,7 @@ impl TableSchema {
             }
         }
         for _ in 0..r.length(limits::FAMILIES_MAX, "too many families")? {
-            schema.families.push(decode_family(&mut r)?);
+            schema.families.push(decode_family(&mut r, format)?);
         }
         if format >= 2 {
             decode_dropped(&mut r, &mut schema)?;
@@ -343,12 +369,21 @@ impl TableSchema {
 fn encode_family(out: &mut Vec<u8>, family: &FamilySettings) {
     out.extend_from_slice(&family.id.0.to_le_bytes());
     put_slice(out, family.name.as_bytes());
-    out.push(u8::from(family.ttl_micros.is_some()) | u8::from(family.max_versions.is_some()) << 1);
+    let block = family.layout.block_micros();
+    let given = [
+        family.ttl_micros.is_some(),
+        family.max_versions.is_some(),
+        block.is_some(),
+    ];
+    out.push(given.iter().rev().fold(0, |flags, given| flags << 1 | u8::from(*given)));
     if let Some(ttl) = family.ttl_micros {
         out.extend_from_slice(&ttl.to_le_bytes());
     }
     if let Some(max) = family.max_versions {
         out.extend_from_slice(&max.to_le_bytes());
+    }
+    if let Some(block) = block {
+        out.extend_from_slice(&block.to_le_bytes());
     }
     out.extend_from_slice(&family.expiry_floor.to_le_bytes());
     put_varint(out, family.past_limits.len() as u64);
@@ -377,14 +412,24 @@ fn decode_dropped(r: &mut Reader<'_>, schema: &mut TableSchema) -> Result<(), Ma
     Ok(())
 }
 
-fn decode_family(r: &mut Reader<'_>) -> Result<FamilySettings, Malformed> {
+fn decode_family(r: &mut Reader<'_>, format: u8) -> Result<FamilySettings, Malformed> {
     let id = FamilyId(r.u32()?);
     let name = std::str::from_utf8(r.slice(limits::NAME_BYTES_MAX, "family name too long")?)
         .map_err(|_| Malformed("family name is not UTF-8"))?
         .to_owned();
     let flags = r.u8()?;
+    if flags > if format >= 3 { 7 } else { 3 } {
+        return Err(Malformed("a family with a setting that this release does not know"));
+    }
     let ttl_micros = if flags & 1 != 0 { Some(r.i64()?) } else { None };
     let max_versions = if flags & 2 != 0 { Some(r.u32()?) } else { None };
+    let layout = match flags & 4 != 0 {
+        true => Layout::Series { block_micros: r.i64()? },
+        false => Layout::Cells,
+    };
+    if layout.block_micros().is_some_and(|block| block < 1) {
+        return Err(Malformed("a time block without length"));
+    }
     let expiry_floor = r.i64()?;
     let mut past_limits = Vec::new();
     for _ in 0..r.length(FamilySettings::PAST_LIMITS_MAX, "too many past limits")? {
@@ -407,6 +452,7 @@ fn decode_family(r: &mut Reader<'_>) -> Result<FamilySettings, Malformed> {
         expiry_floor,
         past_limits,
         compression,
+        layout,
     })
 }
 
@@ -423,9 +469,18 @@ mod tests {
         TableSchema {
             peers: vec![RegionId(2), RegionId(3)],
             links: BTreeMap::from([(RegionId(2), 7)]),
-            families: vec![m, FamilySettings::new("s", 1)],
+            families: vec![m, series()],
             dropped: sorted(["s", "t", "u"].map(|name| FamilyId::derive(name, 0))),
             ..TableSchema::new(RegionId(1))
+        }
+    }
+
+    fn series() -> FamilySettings {
+        FamilySettings {
+            layout: Layout::Series {
+                block_micros: 60_000_000,
+            },
+            ..FamilySettings::new("s", 1)
         }
     }
 
@@ -442,17 +497,20 @@ mod tests {
         }
     }
 
-    /// The module's worked example, and the same as format 1 wrote it, which must be readable for ever.
+    /// The module's worked example, and the same as earlier formats wrote it, which must be readable for ever.
     #[test]
     fn golden() {
         let head = [
-            0x53, 2, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0x00, 0x60, 0xd7, 0x1d, 0x14, 0, 0, 0, 0,
+            0x53, 3, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0x00, 0x60, 0xd7, 0x1d, 0x14, 0, 0, 0, 0,
         ];
         let family = [1, 0x10, 0x67, 0xcb, 0xae, 1, 0x6d, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, 1];
         let dropped = [1, 0x59, 0xa6, 0xd0, 0xf9];
         let bytes = [&head[..], &family, &dropped].concat();
         assert_eq!(encoded_golden().encode(), bytes, "{:02x?}", encoded_golden().encode());
         assert_eq!(TableSchema::decode(&bytes), Ok(encoded_golden()));
+        let mut second = bytes.clone();
+        second[1] = 2;
+        assert_eq!(TableSchema::decode(&second), Ok(encoded_golden()));
         let mut old = [&head[..], &family].concat();
         old[1] = 1;
         let read = TableSchema::decode(&old).unwrap();
@@ -522,6 +580,26 @@ mod tests {
         old[1] = 1;
         let read = TableSchema::decode(&old).unwrap();
         assert_eq!([2, 3].map(|peer| read.link(RegionId(peer))), [Some(0), Some(0)]);
+    }
+
+    /// The flag, and the length of the time block behind the limits; no earlier format had it.
+    #[test]
+    fn series_families_have_the_documented_bytes() {
+        let mut out = Vec::new();
+        encode_family(&mut out, &series());
+        let expected = [4, 0, 0x87, 0x93, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, 1];
+        assert_eq!(out[6..], expected, "{:02x?}", &out[6..]);
+        for (format, good) in [(1, false), (2, false), (3, true)] {
+            assert_eq!(decode_family(&mut Reader::new(&out), format).is_ok(), good, "{format}");
+        }
+        out[6] = 8;
+        assert!(
+            decode_family(&mut Reader::new(&out), 3).is_err(),
+            "a setting of a later release"
+        );
+        out[6] = 4;
+        out[7..15].fill(0);
+        assert!(decode_family(&mut Reader::new(&out), 3).is_err(), "no length");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::state::Identity;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;
-use tidemark_base::schema::Compression;
+use tidemark_base::schema::{Compression, Layout};
 use tidemark_base::{NodeId, TableId};
 use tidemark_runtime::Entropy;
 
@@ -48,6 +48,10 @@ pub struct FamilySpec {
     pub max_versions: Option<u32>,
     /// Storage compression.
     pub compression: Compression,
+    /// Physical layout; none = cells for a new family, as it is for one that is changed. A time block is between
+    /// [`SERIES_BLOCK_MICROS_MIN`](crate::limits::SERIES_BLOCK_MICROS_MIN) and
+    /// [`SERIES_BLOCK_MICROS_MAX`](crate::limits::SERIES_BLOCK_MICROS_MAX) long.
+    pub layout: Option<Layout>,
 }
 
 impl FamilySpec {
@@ -58,6 +62,7 @@ impl FamilySpec {
             ttl_micros: None,
             max_versions: None,
             compression: Compression::default(),
+            layout: None,
         }
     }
 }

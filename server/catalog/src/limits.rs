@@ -28,5 +28,9 @@ pub const COMMAND_BYTES_MAX: usize = 8 << 20;
 pub const REPLICAS: usize = 3;
 /// The shortest time to live; microseconds. Versions are microseconds, clocks agree to milliseconds at best.
 pub const TTL_MICROS_MIN: i64 = 1_000;
+/// The shortest time block of a series family; microseconds. Much shorter ones hold too few readings to gain anything.
+pub const SERIES_BLOCK_MICROS_MIN: i64 = 1_000_000;
+/// The longest time block (31 days): a reader of one reading decodes its column's whole time block.
+pub const SERIES_BLOCK_MICROS_MAX: i64 = 31 * 24 * 3600 * 1_000_000;
 /// The greatest `max_future_micros` (a hundred years), so that adding it to a clock never overflows.
 pub const MAX_FUTURE_MICROS_MAX: i64 = 100 * 366 * 24 * 3600 * 1_000_000;

@@ -13,6 +13,7 @@
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
+use tidemark_base::aggregate::Aggregates;
 use tidemark_base::{CellRef, FamilyId, ReadSpec, RowRange, Stamp, TableSchema, TombstoneRef};
 
 /// Why an engine call failed.
@@ -156,6 +157,9 @@ pub trait Engine: Send + Sync {
 
     /// Visible cells. The spec must be normalised. `now_micros` decides expiry. The view is from one moment.
     fn read(&self, spec: &ReadSpec, now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError>;
+    /// Adds the numbers among the cells that a read would return; see [`tidemark_base::aggregate`]. Order and limits of rows
+    /// count as they do for a read. [`EngineError::Invalid`] where there would be too many groups.
+    fn aggregate(&self, spec: &ReadSpec, now_micros: i64, out: &mut Aggregates) -> Result<(), EngineError>;
     /// The digest of the visible cells in a range.
     fn digest(&self, range: &RowRange, now_micros: i64) -> Result<RangeDigest, EngineError>;
     /// True if there is no fact at all, tombstones included.

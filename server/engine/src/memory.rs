@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
+use tidemark_base::aggregate::Aggregates;
 use tidemark_base::codec::{Malformed, Reader, put_slice, put_varint};
 use tidemark_base::fact::Fact;
 use tidemark_base::{CellRef, FamilyId, ReadSpec, RowRange, Scope, Stamp, TableSchema, TombstoneRef};
@@ -126,7 +127,7 @@ impl MemoryEngine {
             stable,
         });
         let mut edits = Vec::new();
-        let count = ops::sweep(MapSource::new(&inner.now.facts), &mut reaper, |edit, _| {
+        let count = ops::sweep(MapSource::new(&inner.now.facts), &mut reaper, |edit, _, _| {
             edits.push(edit);
             Ok(())
         })?;
@@ -448,6 +449,10 @@ impl Engine for MemoryEngine {
             now_micros,
         )?;
         Ok(Box::new(view))
+    }
+
+    fn aggregate(&self, spec: &ReadSpec, now_micros: i64, out: &mut Aggregates) -> Result<(), EngineError> {
+        ops::aggregate_of(&mut *self.read(spec, now_micros)?, out)
     }
 
     fn digest(&self, range: &RowRange, now_micros: i64) -> Result<RangeDigest, EngineError> {

@@ -3,8 +3,9 @@
 use crate::api::{CellCursor, EngineError, RangeDigest};
 use crate::key::{self, Level, QUALIFIER_AT, RangeTombstone, VALUE_LIVE, What};
 use crate::reap::{Reaper, Verdict};
-use crate::source::FactSource;
+use crate::source::{FactSource, Place};
 use bytes::Bytes;
+use tidemark_base::aggregate::Aggregates;
 use tidemark_base::fact::{Fact, OwnedScope};
 use tidemark_base::{CellRef, FamilyId, RegionId, Stamp, VersionRange};
 use tidemark_runtime::planted::{Bug, planted};
@@ -42,6 +43,21 @@ pub(crate) fn digest_of(cursor: &mut dyn CellCursor) -> Result<RangeDigest, Engi
         digest.stamps_hash = digest.stamps_hash.wrapping_add(with_stamp);
     }
     Ok(digest)
+}
+
+/// Adds what a cursor returns.
+pub(crate) fn aggregate_of(cursor: &mut dyn CellCursor, out: &mut Aggregates) -> Result<(), EngineError> {
+    while cursor.advance()? {
+        let cell = cursor.cell();
+        out.add(cell.row, cell.family, cell.qualifier, cell.version, cell.value)
+            .map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// A request that cannot be answered, as the engine says it.
+pub(crate) fn refused(error: tidemark_base::Error) -> EngineError {
+    EngineError::Invalid(format!("{}; {}", error.message(), error.next_action()))
 }
 
 /// Every fact of the store. A dead marker comes out as an empty cell and a tombstone that kills only it and what it
@@ -211,7 +227,7 @@ pub(crate) struct SweepCount {
 pub(crate) fn sweep<S: FactSource>(
     mut source: S,
     reaper: &mut Reaper,
-    mut apply: impl FnMut(Edit, FamilyId) -> Result<(), EngineError>,
+    mut apply: impl FnMut(Edit, FamilyId, Place) -> Result<(), EngineError>,
 ) -> Result<SweepCount, EngineError> {
     let mut count = SweepCount::default();
     let mut tombstones: Vec<Vec<u8>> = Vec::new();
@@ -224,22 +240,23 @@ pub(crate) fn sweep<S: FactSource>(
             row.clear();
             row.extend_from_slice(&key[..length]);
         }
+        let place = source.place();
         match reaper.judge(key, value) {
             // Planted: what survives is as new as the collection that it survived.
             Verdict::Keep if planted(Bug::CompactionRestamps) => {
                 if let Some(stamped_anew) = reaper.restamped(key) {
-                    apply(Edit::Move(stamped_anew, value.to_vec()), reaper.family())?;
-                    apply(Edit::Delete(key.to_vec()), reaper.family())?;
+                    apply(Edit::Move(stamped_anew, value.to_vec()), reaper.family(), place)?;
+                    apply(Edit::Delete(key.to_vec()), reaper.family(), place)?;
                 }
             }
             Verdict::Keep if source.misplaced(reaper.family()) => {
                 count.edits += 1;
-                apply(Edit::Move(key.to_vec(), value.to_vec()), reaper.family())?;
+                apply(Edit::Move(key.to_vec(), value.to_vec()), reaper.family(), place)?;
             }
             Verdict::Keep => {}
             Verdict::Strip => {
                 count.edits += 1;
-                apply(Edit::Strip(key.to_vec()), reaper.family())?;
+                apply(Edit::Strip(key.to_vec()), reaper.family(), place)?;
             }
             Verdict::Drop if is_tombstone(value) => tombstones.push(key.to_vec()),
             Verdict::Drop | Verdict::Forget => {
@@ -248,7 +265,7 @@ pub(crate) fn sweep<S: FactSource>(
                     false => count.cells_dropped += 1,
                 }
                 count.edits += 1;
-                apply(Edit::Delete(key.to_vec()), reaper.family())?;
+                apply(Edit::Delete(key.to_vec()), reaper.family(), place)?;
             }
         }
         source.next();
@@ -266,7 +283,7 @@ fn end_row(
     reaper: &mut Reaper,
     tombstones: &mut Vec<Vec<u8>>,
     count: &mut SweepCount,
-    apply: &mut impl FnMut(Edit, FamilyId) -> Result<(), EngineError>,
+    apply: &mut impl FnMut(Edit, FamilyId, Place) -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
     if reaper.take_unknown_killed() {
         count.ranges_needed = true;
@@ -275,7 +292,7 @@ fn end_row(
     for tombstone in tombstones.drain(..) {
         count.tombstones_dropped += 1;
         count.edits += 1;
-        apply(Edit::Delete(tombstone), FamilyId(0))?;
+        apply(Edit::Delete(tombstone), FamilyId(0), Place::CELL)?;
     }
     Ok(())
 }

@@ -206,11 +206,6 @@ impl Reaper {
         Some([&key[..at], &stamp.encode().map(|byte| !byte), digest].concat())
     }
 
-    /// Forgets where it stands in a row, and the tombstones that it saw there: what follows may repeat it.
-    pub(crate) fn begin_anew(&mut self) {
-        self.row_prefix.clear();
-    }
-
     /// True if, since it was asked last, a cell was kept that only a tombstone hides: that tombstone must stay.
     pub(crate) fn take_unknown_killed(&mut self) -> bool {
         std::mem::take(&mut self.unknown_killed)

@@ -20,10 +20,36 @@ pub(crate) trait FactSource: Send {
     fn status(&self) -> Result<(), EngineError>;
     /// An error that names this store.
     fn corruption(&self, what: String) -> EngineError;
+    /// In which form the fact here is kept.
+    fn place(&self) -> Place {
+        Place::CELL
+    }
     /// True if the entry, a fact of that family, should be kept in another place of this store by now.
     fn misplaced(&self, _family: FamilyId) -> bool {
         false
     }
+}
+
+/// In which form a fact is kept. It may be kept in both: keys and meaning are equal then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// As a record of its own.
+    pub(crate) cell: bool,
+    /// In a series record.
+    pub(crate) series: bool,
+}
+
+impl Place {
+    /// As a record of its own, alone.
+    pub(crate) const CELL: Place = Place {
+        cell: true,
+        series: false,
+    };
+    /// In a series record, alone.
+    pub(crate) const SERIES: Place = Place {
+        cell: false,
+        series: true,
+    };
 }
 
 /// How many entries are stepped over before a seek is cheaper: a step costs about 0.3 µs, a seek some 5 to 10.

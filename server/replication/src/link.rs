@@ -7,7 +7,7 @@ use crate::report::NodeReport;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
-use tidemark_base::schema::Compression;
+use tidemark_base::schema::{Compression, Layout};
 use tidemark_base::{FamilyId, RegionId, Result, RowRange, TableId, TableSchema, TabletId};
 use tidemark_catalog::PeerRecord;
 use tidemark_tablet::Tablet;
@@ -49,6 +49,8 @@ pub struct PeerFamily {
     pub max_versions: Option<u32>,
     /// Storage compression.
     pub compression: Compression,
+    /// Physical layout. It need not be the same in both regions; a family that is made for a link gets the other's.
+    pub layout: Layout,
 }
 
 /// Asks the peer to have the table, empty, with these families, and to link it back to the asking region.

@@ -273,13 +273,14 @@ fn spec(family: &PeerFamily) -> FamilySpec {
         ttl_micros: family.ttl_micros,
         max_versions: family.max_versions,
         compression: family.compression,
+        layout: Some(family.layout),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidemark_base::schema::{Compression, FamilySettings};
+    use tidemark_base::schema::{Compression, FamilySettings, Layout};
 
     fn family(name: &str, generation: u32) -> PeerFamily {
         PeerFamily {
@@ -289,6 +290,7 @@ mod tests {
             ttl_micros: None,
             max_versions: None,
             compression: Compression::Lz4,
+            layout: Layout::Cells,
         }
     }
 

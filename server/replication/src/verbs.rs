@@ -327,6 +327,7 @@ pub(crate) fn peer_family(family: &FamilyRecord) -> PeerFamily {
         ttl_micros: family.settings.ttl_micros,
         max_versions: family.settings.max_versions,
         compression: family.settings.compression,
+        layout: family.settings.layout,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::call::{DATA_LIMIT, answer, spawn_stream};
 use crate::context::ServiceContext;
-use crate::{digest, read, scan, single_row, write, write_stream};
+use crate::{aggregate, digest, read, scan, single_row, write, write_stream};
 use tidemark_proto::v1::{self, data_server::Data};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -78,6 +78,20 @@ impl Data for DataService {
         let (metadata, _, message) = request.into_parts();
         let work = |call| async move { single_row::read_modify_write(&self.context, &call, message).await };
         answer(&self.context, "Data.ReadModifyWrite", &metadata, DATA_LIMIT, work).await
+    }
+
+    async fn aggregate(&self, request: Request<v1::AggregateRequest>) -> Answered<v1::AggregateResponse> {
+        let (metadata, _, message) = request.into_parts();
+        let work = |call| async move { aggregate::aggregate(&self.context, &call, message).await };
+        // It may read everything, as a digest does.
+        answer(
+            &self.context,
+            "Data.Aggregate",
+            &metadata,
+            crate::call::ADMIN_LIMIT,
+            work,
+        )
+        .await
     }
 
     async fn digest(&self, request: Request<v1::DigestRequest>) -> Answered<v1::DigestResponse> {

@@ -20,7 +20,7 @@
 //! | [`convert`] | messages to domain types and back, by hand, with every limit checked |
 //! | [`forward`] | any node answers any request |
 //! | [`split`] | rows of a request to tablets, pure |
-//! | [`data`] | the data service; its methods in [`write`], [`write_stream`], [`read`], [`scan`], [`single_row`], [`digest`] |
+//! | [`data`] | the data service; its methods in [`write`], [`write_stream`], [`read`], [`scan`], [`single_row`], [`digest`], [`aggregate`] |
 //! | [`tables`], [`replication`], [`quarantine`], [`cluster`] | administration |
 //! | [`peer`], [`peer_client`] | node to node, both sides |
 //! | [`region`], [`region_client`] | region to region, both sides |
@@ -30,6 +30,7 @@
 //! [`convert`], its module, a test in `tests/`, the reflection test's list.
 
 pub mod admission;
+pub mod aggregate;
 pub mod call;
 pub mod channel;
 pub mod cluster;

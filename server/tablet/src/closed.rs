@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
+use tidemark_base::aggregate::Aggregates;
 use tidemark_base::fact::Fact;
 use tidemark_base::{CellRef, FamilyId, ReadSpec, RowRange, TableSchema, TombstoneRef};
 use tidemark_engine::{
@@ -55,6 +56,9 @@ impl Engine for ClosedEngine {
         0
     }
     fn read(&self, _spec: &ReadSpec, _now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError> {
+        closed()
+    }
+    fn aggregate(&self, _spec: &ReadSpec, _now_micros: i64, _out: &mut Aggregates) -> Result<(), EngineError> {
         closed()
     }
     fn digest(&self, _range: &RowRange, _now_micros: i64) -> Result<RangeDigest, EngineError> {

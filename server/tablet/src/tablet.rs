@@ -24,7 +24,10 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tidemark_base::{Error, PackedBatch, ReadFilter, RegionId, Result, RowRange, RowRef, Stamp, TableSchema, limits};
+use tidemark_base::aggregate::{AggregateSpec, Aggregates};
+use tidemark_base::{
+    Error, PackedBatch, ReadFilter, ReadSpec, RegionId, Result, RowRange, RowRef, Stamp, TableSchema, limits,
+};
 use tidemark_consensus::{Group, Host, Role};
 use tidemark_engine::{Engine, RangeDigest};
 use tidemark_runtime::{ByteBudget, Metrics, SharedClock, Shutdown, Tasks};
@@ -379,6 +382,26 @@ impl Tablet {
         };
         let digest = tidemark_runtime::spawn_blocking(digest).await;
         digest.map_err(|e| Error::internal(format!("a digest panicked: {e}")))?
+    }
+
+    /// The groups of what a read of this tablet returns, as of `now_micros`. The spec is normalised.
+    pub async fn aggregate(&self, mut spec: ReadSpec, now_micros: i64, wanted: AggregateSpec) -> Result<Aggregates> {
+        let shared = self.inner.shared.clone();
+        let mut groups = Aggregates::new(wanted);
+        let ranges = spec
+            .ranges
+            .iter()
+            .map(|range| range.intersect(&shared.descriptor.range));
+        spec.ranges = ranges.filter(|range| !range.is_empty()).collect();
+        if spec.ranges.is_empty() {
+            return Ok(groups);
+        }
+        let gather = move || {
+            let done = shared.engine().aggregate(&spec, now_micros, &mut groups);
+            done.map(|()| groups).map_err(|e| error::engine(&shared.descriptor, e))
+        };
+        let gathered = tidemark_runtime::spawn_blocking(gather).await;
+        gathered.map_err(|e| Error::internal(format!("an aggregate panicked: {e}")))?
     }
 
     /// What apply has reached.

@@ -1,10 +1,11 @@
 //! Commands as JSON. A verb's name never changes meaning.
 
-use super::records::{CompressionForm, PeerForm};
+use super::records::{CompressionForm, LayoutForm, PeerForm};
 use super::{Malformed, from_base64, request_id, to_base64};
 use crate::command::{Command, FamilySpec, LinkChange};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use tidemark_base::schema::Layout;
 use tidemark_base::{NodeId, TableId};
 
 #[derive(Serialize, Deserialize)]
@@ -74,6 +75,8 @@ pub(super) struct FamilySpecForm {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_versions: Option<u32>,
     compression: CompressionForm,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layout: Option<LayoutForm>,
 }
 
 impl From<&FamilySpec> for FamilySpecForm {
@@ -83,6 +86,7 @@ impl From<&FamilySpec> for FamilySpecForm {
             ttl_micros: spec.ttl_micros,
             max_versions: spec.max_versions,
             compression: spec.compression.into(),
+            layout: spec.layout.map(LayoutForm::from),
         }
     }
 }
@@ -94,6 +98,7 @@ impl From<FamilySpecForm> for FamilySpec {
             ttl_micros: form.ttl_micros,
             max_versions: form.max_versions,
             compression: form.compression.into(),
+            layout: form.layout.map(Layout::from),
         }
     }
 }

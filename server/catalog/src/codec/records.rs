@@ -4,7 +4,7 @@ use super::{Malformed, from_base64, to_base64};
 use crate::record::{FamilyRecord, LinkRecord, LinkState, NodeRecord, PeerRecord, TableRecord, TabletRecord};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tidemark_base::schema::{Compression, FamilySettings, PastLimit};
+use tidemark_base::schema::{Compression, FamilySettings, Layout, PastLimit};
 use tidemark_base::{FamilyId, NodeId, RegionId, RowRange, TableId, TabletId};
 
 #[derive(Serialize, Deserialize)]
@@ -99,6 +99,31 @@ impl From<CompressionForm> for Compression {
     }
 }
 
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LayoutForm {
+    Cells,
+    Series { block_micros: i64 },
+}
+
+impl From<Layout> for LayoutForm {
+    fn from(layout: Layout) -> LayoutForm {
+        match layout {
+            Layout::Cells => LayoutForm::Cells,
+            Layout::Series { block_micros } => LayoutForm::Series { block_micros },
+        }
+    }
+}
+
+impl From<LayoutForm> for Layout {
+    fn from(form: LayoutForm) -> Layout {
+        match form {
+            LayoutForm::Cells => Layout::Cells,
+            LayoutForm::Series { block_micros } => Layout::Series { block_micros },
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct PastLimitForm {
     until: u64,
@@ -120,6 +145,9 @@ struct FamilyForm {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     past_limits: Vec<PastLimitForm>,
     compression: CompressionForm,
+    /// None = cells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    layout: Option<LayoutForm>,
 }
 
 impl From<&FamilyRecord> for FamilyForm {
@@ -138,6 +166,9 @@ impl From<&FamilyRecord> for FamilyForm {
             expiry_floor: Some(settings.expiry_floor).filter(|floor| *floor != i64::MIN),
             past_limits: settings.past_limits.iter().map(past).collect(),
             compression: settings.compression.into(),
+            layout: Some(settings.layout)
+                .filter(|layout| *layout != Layout::Cells)
+                .map(LayoutForm::from),
         }
     }
 }
@@ -159,6 +190,7 @@ impl FamilyForm {
             expiry_floor: self.expiry_floor.unwrap_or(i64::MIN),
             past_limits: self.past_limits.into_iter().map(past).collect(),
             compression: self.compression.into(),
+            layout: self.layout.map(Layout::from).unwrap_or_default(),
         };
         Ok(FamilyRecord {
             settings,

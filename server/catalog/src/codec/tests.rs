@@ -5,7 +5,7 @@ use crate::command::{Command, FamilySpec, LinkChange};
 use crate::record::PeerRecord;
 use crate::state::CatalogState;
 use proptest::prelude::*;
-use tidemark_base::schema::Compression;
+use tidemark_base::schema::{Compression, Layout};
 use tidemark_consensus::{AppliedState, LogPosition};
 
 const REQUEST: RequestId = RequestId([0xab; 16]);
@@ -44,7 +44,12 @@ fn alter() -> Command {
     Command::AlterTable {
         request_id: REQUEST,
         name: "telemetry".into(),
-        add: vec![FamilySpec::new("t")],
+        add: vec![FamilySpec {
+            layout: Some(Layout::Series {
+                block_micros: 60_000_000,
+            }),
+            ..FamilySpec::new("t")
+        }],
         set: vec![FamilySpec::new("m")],
         drop: vec!["s".into()],
         max_future_micros: None,
@@ -87,7 +92,7 @@ fn golden() -> Vec<(Command, &'static str)> {
             alter(),
             concat!(
                 r#"{"alter_table":{"request":"abababababababababababababababab","name":"telemetry","#,
-                r#""add":[{"name":"t","compression":"lz4"}],"set":[{"name":"m","compression":"lz4"}],"drop":["s"],"#,
+                r#""add":[{"name":"t","compression":"lz4","layout":{"series":{"block_micros":60000000}}}],"set":[{"name":"m","compression":"lz4"}],"drop":["s"],"#,
                 r#""now_micros":9000000,"hlc":1310720}}"#
             ),
         ),

@@ -69,6 +69,15 @@ fn drop_family(table: &mut TableRecord, name: &str) -> Result<()> {
 fn set_family(table: &mut TableRecord, spec: &FamilySpec, request: &Request<'_>) -> Result<()> {
     let at = position(table, &spec.name)?;
     let settings = &mut table.families[at].settings;
+    if spec.layout.is_some_and(|layout| layout != settings.layout) {
+        let say = format!(
+            "the layout of family {} was given when it was made, and stays",
+            spec.name
+        );
+        return Err(Error::new(ErrorKind::FailedPrecondition, "LAYOUT_FIXED", say)
+            .object(format!("family {}", spec.name))
+            .action("leave layout and block out, or add another family and write to that"));
+    }
     settings.set_ttl(spec.ttl_micros, request.now_micros);
     settings.set_max_versions(spec.max_versions, request.hlc);
     settings.compression = spec.compression;

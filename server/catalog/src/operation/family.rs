@@ -1,12 +1,12 @@
 //! What creating and altering a table share: checks of family settings, and the ids of new families.
 
 use crate::command::FamilySpec;
-use crate::limits::{MAX_FUTURE_MICROS_MAX, TTL_MICROS_MIN};
+use crate::limits::{MAX_FUTURE_MICROS_MAX, SERIES_BLOCK_MICROS_MAX, SERIES_BLOCK_MICROS_MIN, TTL_MICROS_MIN};
 use crate::record::{FamilyRecord, TableRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use tidemark_base::limits::{FAMILIES_EVER_MAX, FAMILIES_MAX};
 use tidemark_base::names::check_name;
-use tidemark_base::schema::FamilySettings;
+use tidemark_base::schema::{FamilySettings, Layout};
 use tidemark_base::{Error, ErrorKind, FamilyId, Result};
 use tidemark_runtime::planted::{Bug, planted};
 
@@ -26,6 +26,15 @@ pub(crate) fn check_spec(spec: &FamilySpec) -> Result<()> {
         return Err(Error::invalid("MAX_VERSIONS_INVALID", "max_versions is at least 1")
             .object(object)
             .action("give 1 or more, or none to keep all versions"));
+    }
+    let block = spec.layout.and_then(Layout::block_micros);
+    if block.is_some_and(|block| !(SERIES_BLOCK_MICROS_MIN..=SERIES_BLOCK_MICROS_MAX).contains(&block)) {
+        return Err(Error::invalid(
+            "TIME_BLOCK_INVALID",
+            "a time block of a series family is between 1 s and 31 days long",
+        )
+        .object(object)
+        .action("give about as long as holds some hundred readings of a device: block=1h, for example"));
     }
     Ok(())
 }
@@ -100,6 +109,7 @@ pub(crate) fn add(table: &mut TableRecord, spec: &FamilySpec, generation: Option
     settings.ttl_micros = spec.ttl_micros;
     settings.max_versions = spec.max_versions;
     settings.compression = spec.compression;
+    settings.layout = spec.layout.unwrap_or_default();
     table.families.push(FamilyRecord { settings, generation });
     table.next_generations.insert(spec.name.clone(), generation + 1);
     Ok(())
@@ -114,6 +124,7 @@ pub(crate) fn same(table: &TableRecord, specs: &[FamilySpec], generations: Optio
                 family.settings.ttl_micros == spec.ttl_micros
                     && family.settings.max_versions == spec.max_versions
                     && family.settings.compression == spec.compression
+                    && family.settings.layout == spec.layout.unwrap_or_default()
                     && given.is_none_or(|generation| generation == family.generation)
             })
         })

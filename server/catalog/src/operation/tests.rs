@@ -7,6 +7,7 @@ use crate::state::{CatalogState, Identity};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use tidemark_base::limits::{FAMILIES_MAX, ROW_BYTES_MAX, TABLETS_AT_CREATE_MAX};
+use tidemark_base::schema::Layout;
 use tidemark_base::{ErrorKind, FamilyId, NodeId, RegionId, Result, RowRange, TableId, TabletId};
 
 /// A state that numbers its requests.
@@ -517,6 +518,50 @@ fn a_peers_generations_are_taken_over_or_refused() {
         }
         .command("t"),
         "FAMILIES_EVER_TOO_MANY",
+    );
+}
+
+/// Where a series family keeps things depends on its time blocks, so they are bounded, and stay what they were.
+#[test]
+fn a_layout_is_given_once() {
+    let mut world = World::ready();
+    let family = |layout| FamilySpec {
+        layout,
+        ..FamilySpec::new("m")
+    };
+    let series = |block_micros| Some(Layout::Series { block_micros });
+    let create = |name: &'static str, layout| {
+        Create {
+            families: vec![family(layout)],
+            ..Create::new(name, &[])
+        }
+        .command()
+    };
+    let (least, most) = (limits::SERIES_BLOCK_MICROS_MIN, limits::SERIES_BLOCK_MICROS_MAX);
+    for bad in [least - 1, most + 1, 0, i64::MIN] {
+        world.refused(create("t", series(bad)), "TIME_BLOCK_INVALID");
+    }
+    for (name, good) in [("t0", least), ("t1", least + 1), ("t2", most - 1), ("t3", most)] {
+        world.run(create(name, series(good))).unwrap();
+    }
+    world.run(create("cells", None)).unwrap();
+    let set = |layout| Alter {
+        set: vec![family(layout)],
+        ..Alter::default()
+    };
+    for (table, other) in [
+        ("t0", series(most)),
+        ("t0", Some(Layout::Cells)),
+        ("cells", series(least)),
+    ] {
+        world.refused(set(other).command(table), "LAYOUT_FIXED");
+    }
+    for same in [None, series(least)] {
+        world.run(set(same).command("t0")).unwrap();
+    }
+    assert_eq!(
+        Some(world.table("t0").family("m").unwrap().settings.layout),
+        series(least)
     );
 }
 

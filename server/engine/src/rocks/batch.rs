@@ -2,9 +2,11 @@
 
 use super::RocksEngine;
 use super::engine::{META_STATE, RANGE_STATE};
+use super::shared::SERIES_LAYER;
 use crate::api::{Engine, EngineError, WriteBatch, WriteSize};
 use crate::key::{self, RangeTombstone};
 use crate::memory::{family_zero, range_tombstone};
+use crate::series::pending::Pending;
 use tidemark_base::{CellRef, FamilyId, Scope, TombstoneRef};
 use tidemark_runtime::planted::{Bug, planted};
 
@@ -15,8 +17,12 @@ pub(super) struct RocksBatch<'a> {
     pub(super) ranges: Vec<RangeTombstone>,
     /// Bit `n`: facts were put into layer `n`.
     pub(super) layers: u8,
-    /// The family that was asked for last, and its layer.
-    layer: (FamilyId, usize),
+    /// The family that was asked for last.
+    home: Home,
+    /// Cells on their way into series records.
+    pending: Pending,
+    /// Length of the time blocks of the family that they are of.
+    pending_micros: i64,
     /// Keys of state records that are written, in their space.
     pub(super) state_keys: Vec<Vec<u8>>,
     pub(super) feed: Vec<FeedChange>,
@@ -38,7 +44,9 @@ impl<'a> RocksBatch<'a> {
             batch: rocksdb::WriteBatch::default(),
             ranges: Vec::new(),
             layers: 0,
-            layer: (FamilyId(0), 0),
+            home: Home::default(),
+            pending: Pending::default(),
+            pending_micros: 1,
             state_keys: Vec::new(),
             feed: Vec::new(),
             size: WriteSize::default(),
@@ -49,12 +57,42 @@ impl<'a> RocksBatch<'a> {
 
     /// Puts a fact where facts of that family belong.
     fn put_fact(&mut self, family: FamilyId, key: &[u8], value: &[u8]) {
-        if self.layer.0 != family {
-            self.layer = (family, self.engine.layer_of(family));
-        }
-        let layer = self.layer.1;
+        let layer = self.home_of(family).layer;
         self.layers |= 1 << layer;
         self.batch.put_cf(self.engine.facts_cf(layer), key, value);
+    }
+
+    fn home_of(&mut self, family: FamilyId) -> Home {
+        if self.home.family != family {
+            self.home = Home {
+                family,
+                layer: self.engine.layer_of(family),
+                block_micros: self.engine.block_micros_of(family),
+            };
+        }
+        self.home
+    }
+
+    /// Adds a cell of a series family to those of its row mutation.
+    fn put_series(&mut self, cell: &CellRef<'_>, block_micros: i64) {
+        if !self.pending.takes(cell) {
+            self.emit_series();
+        }
+        self.pending_micros = block_micros;
+        self.pending.push(cell);
+        self.size.facts += 1;
+        self.size.bytes += cell.qualifier.len() + cell.value.len() + SERIES_CELL_BYTES;
+    }
+
+    /// Writes what waits, as merge operands.
+    pub(super) fn emit_series(&mut self) {
+        let series = self.engine.series_cf();
+        let (batch, size, layers) = (&mut self.batch, &mut self.size, &mut self.layers);
+        self.pending.emit(self.pending_micros, |key, value| {
+            *layers |= 1 << SERIES_LAYER;
+            size.bytes += key.len() + SERIES_TICK_BYTES;
+            batch.merge_cf(series, key, value);
+        });
     }
 
     fn count(&mut self, facts: usize, bytes: usize) {
@@ -62,6 +100,20 @@ impl<'a> RocksBatch<'a> {
         self.size.bytes += bytes;
     }
 }
+
+/// Where facts of a family go.
+#[derive(Clone, Copy, Default)]
+struct Home {
+    family: FamilyId,
+    layer: usize,
+    /// Of a series family.
+    block_micros: Option<i64>,
+}
+
+/// What a cell takes in a tick beside its qualifier and value.
+const SERIES_CELL_BYTES: usize = 2;
+/// What a tick takes beside its key and cells.
+const SERIES_TICK_BYTES: usize = 27;
 
 /// A state record's key in the state space.
 pub(super) fn state_key(key: &[u8]) -> Vec<u8> {
@@ -84,6 +136,11 @@ const TRIMMED_SINGLY_MAX: u64 = 10_000;
 impl WriteBatch for RocksBatch<'_> {
     fn put_cell(&mut self, cell: CellRef<'_>) {
         self.invalid = self.invalid.take().or_else(|| family_zero(cell.family));
+        if let Some(block_micros) = self.home_of(cell.family).block_micros
+            && Pending::suits(&cell)
+        {
+            return self.put_series(&cell, block_micros);
+        }
         let key = key::cell_key(
             cell.row,
             cell.family,
@@ -175,7 +232,8 @@ impl WriteBatch for RocksBatch<'_> {
         self.size
     }
 
-    fn commit(self: Box<Self>) -> Result<(), EngineError> {
+    fn commit(mut self: Box<Self>) -> Result<(), EngineError> {
+        self.emit_series();
         match self.invalid {
             Some(invalid) => Err(EngineError::Invalid(invalid)),
             None => self.engine.commit(*self),

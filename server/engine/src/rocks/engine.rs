@@ -22,28 +22,34 @@ use super::batch::{FeedChange, RocksBatch, range_key, state_key};
 use super::error::{self, io};
 use super::feed::FeedMeter;
 use super::filter::FilterState;
-use super::shared::{FACTS, FEED, LAYERS, RocksShared, STATE};
+use super::series::{SeriesEdits, SeriesRecords, TabletSource};
+use super::shared::{FACTS, FEED, RocksShared, SERIES, SERIES_LAYER, STATE};
 use super::source::RocksSource;
 use crate::api::{CellCursor, Engine, EngineError, FeedRecord, GarbageCut, GarbageReport, RangeDigest, WriteBatch};
 use crate::due::LastCollection;
 use crate::key::{self, RangeTombstone};
 use crate::ops::{self, Edit};
 use crate::reap::{Leftovers, Reaper, Rules};
+use crate::series::merged::Merged;
+use crate::series::source::{Held, SeriesSource, Window};
 use crate::source::FactSource;
 use crate::view::{RangeTombstones, View};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rocksdb::checkpoint::Checkpoint;
-use rocksdb::{BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, FlushOptions, ReadOptions, WriteOptions};
+use rocksdb::{
+    BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, DBRawIterator, FlushOptions, ReadOptions, WriteOptions,
+};
 use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use tidemark_base::aggregate::Aggregates;
 use tidemark_base::fact::Fact;
 use tidemark_base::range::prefix_end;
-use tidemark_base::{FamilyId, ReadSpec, RowRange, TableSchema};
+use tidemark_base::{FamilyId, FamilySettings, ReadSpec, RowRange, TableSchema, VersionRange};
 use tidemark_runtime::SharedClock;
 
 /// First byte of a state record's key.
@@ -59,10 +65,10 @@ const MIDDLE_BY_FILES_BYTES: u64 = 256 << 20;
 
 /// One tablet on disk.
 pub struct RocksEngine {
-    db: DB,
+    pub(super) db: DB,
     dir: PathBuf,
     /// What reads and sweeps go by.
-    schema: ArcSwapOption<TableSchema>,
+    pub(super) schema: ArcSwapOption<TableSchema>,
     /// What background compaction goes by.
     filter: Arc<FilterState>,
     /// Held for reading while iterators are made, for writing while a row range or a batch over several layers of facts is
@@ -70,7 +76,7 @@ pub struct RocksEngine {
     ranges: RwLock<RangeTombstones>,
     /// Bit `n`: layer `n` of the facts may hold something. Set while `ranges` is held for writing; never cleared.
     layers: AtomicU8,
-    writer: Mutex<Writer>,
+    pub(super) writer: Mutex<Writer>,
     /// One flush at a time, so that "what was noted before" has one meaning.
     flushing: Mutex<()>,
     unflushed_bytes: AtomicU64,
@@ -84,7 +90,7 @@ pub struct RocksEngine {
 }
 
 #[derive(Default)]
-struct Writer {
+pub(super) struct Writer {
     overwritten: Notes,
     flushing: Notes,
     feed: FeedMeter,
@@ -145,9 +151,9 @@ impl RocksEngine {
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        for facts in self.layers_in_use().map(|layer| self.facts_cf(layer)) {
+        for layer in self.layers_in_use() {
             self.db
-                .compact_range_cf_opt(facts, None::<&[u8]>, None::<&[u8]>, &options);
+                .compact_range_cf_opt(self.layer_cf(layer), None::<&[u8]>, None::<&[u8]>, &options);
         }
     }
 
@@ -162,6 +168,14 @@ impl RocksEngine {
         self.db.cf_handle(name).expect("opened with this column family")
     }
 
+    /// The column family of any layer, that of series records included.
+    fn layer_cf(&self, layer: usize) -> &ColumnFamily {
+        match layer {
+            SERIES_LAYER => self.series_cf(),
+            facts => self.facts_cf(facts),
+        }
+    }
+
     /// Where facts of that family are put. What it returns may change with the schema, and reads find a fact wherever it
     /// is: a collection moves what stands elsewhere.
     pub(super) fn layer_of(&self, family: FamilyId) -> usize {
@@ -171,9 +185,14 @@ impl RocksEngine {
         FACTS.iter().position(|(_, kind)| *kind == compression).unwrap_or(0)
     }
 
+    /// Those of [`FACTS`], and [`SERIES_LAYER`].
     fn layers_in_use(&self) -> impl Iterator<Item = usize> + use<> {
         let used = self.layers.load(Ordering::Acquire);
-        (0..LAYERS).filter(move |layer| used >> layer & 1 == 1)
+        (0..=SERIES_LAYER).filter(move |layer| used >> layer & 1 == 1)
+    }
+
+    fn cell_layers_in_use(&self) -> impl Iterator<Item = usize> + use<> {
+        self.layers_in_use().filter(|layer| *layer != SERIES_LAYER)
     }
 
     pub(super) fn feed_cf(&self) -> &ColumnFamily {
@@ -185,7 +204,7 @@ impl RocksEngine {
     }
 
     fn all_cfs(&self) -> Vec<&ColumnFamily> {
-        let facts = (0..LAYERS).map(|layer| self.facts_cf(layer));
+        let facts = (0..=SERIES_LAYER).map(|layer| self.layer_cf(layer));
         [self.state_cf(), self.feed_cf()].into_iter().chain(facts).collect()
     }
 
@@ -214,8 +233,8 @@ impl RocksEngine {
         let ranges = RangeTombstones::new(ranges);
         self.filter.range_tombstones.store(ranges.clone());
         *self.ranges.write() = ranges;
-        for layer in 1..LAYERS {
-            let mut facts = self.db.raw_iterator_cf(self.facts_cf(layer));
+        for layer in 1..=SERIES_LAYER {
+            let mut facts = self.db.raw_iterator_cf(self.layer_cf(layer));
             facts.seek_to_first();
             facts.status().map_err(|e| self.error(&e))?;
             if facts.valid() {
@@ -317,39 +336,65 @@ impl RocksEngine {
     fn facts_source(
         &self,
         options: impl Fn() -> ReadOptions,
+        windows: Vec<Window>,
         _moment: &RwLockReadGuard<'_, RangeTombstones>,
-    ) -> RocksSource<'_> {
-        let iterators = self.layers_in_use().map(|layer| {
-            let mut options = options();
-            options.set_verify_checksums(true);
-            (layer, self.db.raw_iterator_cf_opt(self.facts_cf(layer), options))
-        });
-        RocksSource::new(self, iterators)
+    ) -> TabletSource<'_> {
+        let cells = self.cells_source(&options);
+        if self.layers_in_use().all(|layer| layer != SERIES_LAYER) {
+            return TabletSource::Cells(cells);
+        }
+        let records = SeriesRecords::new(self, self.layer_iterator(SERIES_LAYER, &options));
+        let series = SeriesSource::within(records, Held::READER, windows);
+        TabletSource::Both(Box::new(Merged::new(cells, series)))
+    }
+
+    fn layer_iterator(&self, layer: usize, options: &impl Fn() -> ReadOptions) -> DBRawIterator<'_> {
+        let mut options = options();
+        options.set_verify_checksums(true);
+        self.db.raw_iterator_cf_opt(self.layer_cf(layer), options)
+    }
+
+    fn cells_source(&self, options: &impl Fn() -> ReadOptions) -> RocksSource<'_> {
+        let iterators = self.cell_layers_in_use();
+        RocksSource::new(
+            self,
+            iterators.map(|layer| (layer, self.layer_iterator(layer, options))),
+        )
+    }
+
+    /// Cells and series records beside each other, and the row ranges, all of one moment.
+    pub(super) fn both_sources(
+        &self,
+        options: impl Fn() -> ReadOptions,
+    ) -> (RocksSource<'_>, SeriesRecords<'_>, RangeTombstones) {
+        let ranges = self.ranges.read();
+        let records = SeriesRecords::new(self, self.layer_iterator(SERIES_LAYER, &options));
+        (self.cells_source(&options), records, ranges.clone())
     }
 
     /// A source for a pass over everything, which must not push what readers need out of the cache; and the row ranges of
     /// the same moment.
-    fn whole_source(&self) -> (RocksSource<'_>, RangeTombstones) {
+    fn whole_source(&self) -> (TabletSource<'_>, RangeTombstones) {
         let ranges = self.ranges.read();
         let options = || {
             let mut options = ReadOptions::default();
             options.fill_cache(false);
             options
         };
-        (self.facts_source(options, &ranges), ranges.clone())
+        (self.facts_source(options, Vec::new(), &ranges), ranges.clone())
     }
 
     /// Writes changes of a collection, which readers see as one where it takes more than one iterator.
-    fn write_edits(&self, batch: rocksdb::WriteBatch) -> Result<(), EngineError> {
+    pub(super) fn write_edits(&self, batch: rocksdb::WriteBatch) -> Result<(), EngineError> {
         let _moment = (!self.is_one_layer(0)).then(|| self.ranges.write());
         self.write_raw(batch)
     }
 
     /// Adds one change of a collection. The fact may stand in several layers.
-    fn push_edit(&self, batch: &mut rocksdb::WriteBatch, edit: Edit, family: FamilyId) {
+    pub(super) fn push_edit(&self, batch: &mut rocksdb::WriteBatch, edit: Edit, family: FamilyId) {
         let home = self.layer_of(family);
         let delete = |batch: &mut rocksdb::WriteBatch, key: &[u8], but: Option<usize>| {
-            for layer in self.layers_in_use().filter(|layer| Some(*layer) != but) {
+            for layer in self.cell_layers_in_use().filter(|layer| Some(*layer) != but) {
                 batch.delete_cf(self.facts_cf(layer), key);
             }
         };
@@ -366,7 +411,7 @@ impl RocksEngine {
         batch.put_cf(self.facts_cf(home), key, value);
     }
 
-    fn view(&self, spec: &ReadSpec, now_micros: i64, fill_cache: bool) -> Result<View<RocksSource<'_>>, EngineError> {
+    fn view(&self, spec: &ReadSpec, now_micros: i64, fill_cache: bool) -> Result<View<TabletSource<'_>>, EngineError> {
         let options = || {
             let mut options = ReadOptions::default();
             options.fill_cache(fill_cache);
@@ -381,9 +426,19 @@ impl RocksEngine {
         let schema = self.schema.load_full();
         let (source, ranges) = {
             let ranges = self.ranges.read();
-            (self.facts_source(options, &ranges), ranges.clone())
+            let windows = windows(schema.as_deref(), spec.filter.versions);
+            (self.facts_source(options, windows, &ranges), ranges.clone())
         };
         View::new(source, spec, schema.as_deref(), ranges, now_micros)
+    }
+
+    /// A read that does not push what others need out of the cache.
+    pub(super) fn read_uncached(
+        &self,
+        spec: &ReadSpec,
+        now_micros: i64,
+    ) -> Result<Box<dyn CellCursor + '_>, EngineError> {
+        Ok(Box::new(self.view(spec, now_micros, false)?))
     }
 
     /// Records of the state space with that prefix, keys whole.
@@ -413,8 +468,14 @@ impl RocksEngine {
             stable: Some(cut.stable),
         });
         let mut batch = rocksdb::WriteBatch::default();
-        let count = ops::sweep(source, &mut reaper, |edit, family| {
-            self.push_edit(&mut batch, edit, family);
+        let mut series = SeriesEdits::default();
+        let count = ops::sweep(source, &mut reaper, |edit, family, place| {
+            // A tombstone goes after what it kills.
+            let tombstone = family == FamilyId(0);
+            if series.is_full() || tombstone && !series.is_empty() {
+                self.write_series_edits(std::mem::take(&mut series))?;
+            }
+            self.push_placed_edit(&mut batch, &mut series, edit, family, place)?;
             if batch.size_in_bytes() >= SWEEP_BATCH_BYTES {
                 self.write_edits(std::mem::take(&mut batch))?;
             }
@@ -425,6 +486,7 @@ impl RocksEngine {
         }
         let count = count?;
         let changed = count.edits > 0;
+        self.write_series_edits(series)?;
         self.write_edits(batch)?;
         let mut leftovers = reaper.leftovers();
         let above = ranges.iter().filter(|t| t.stamp > cut.stable);
@@ -468,7 +530,9 @@ impl RocksEngine {
             .live_files()
             .map_err(|e| self.error(&e))?
             .into_iter()
-            .filter(|file| FACTS.iter().any(|(name, _)| file.column_family_name == *name))
+            .filter(|file| {
+                FACTS.iter().any(|(name, _)| file.column_family_name == *name) || file.column_family_name == SERIES
+            })
             .filter_map(|file| Some((file.start_key?, file.size as u64)))
             .collect();
         files.sort();
@@ -494,6 +558,25 @@ struct Swept {
     leftovers: Leftovers,
     /// It deleted or stripped something, which lies in the files until the next compaction.
     changed: bool,
+}
+
+/// Which versions of series families matter to a read of these. Where versions are counted (R11), newer ones matter as well.
+fn windows(schema: Option<&TableSchema>, versions: VersionRange) -> Vec<Window> {
+    let families = schema.map_or(&[][..], |schema| &schema.families[..]);
+    let window = |family: &FamilySettings| {
+        let to = if family.limits_versions() {
+            i64::MAX
+        } else {
+            versions.to
+        };
+        let length = family.layout.block_micros()?;
+        Some(Window {
+            family: family.id,
+            versions: VersionRange { to, ..versions },
+            length,
+        })
+    };
+    families.iter().filter_map(window).collect()
 }
 
 fn sequence(key: &[u8]) -> Option<u64> {
@@ -556,6 +639,10 @@ impl Engine for RocksEngine {
 
     fn read(&self, spec: &ReadSpec, now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError> {
         Ok(Box::new(self.view(spec, now_micros, true)?))
+    }
+
+    fn aggregate(&self, spec: &ReadSpec, now_micros: i64, out: &mut Aggregates) -> Result<(), EngineError> {
+        self.aggregate_read(spec, now_micros, out)
     }
 
     fn digest(&self, range: &RowRange, now_micros: i64) -> Result<RangeDigest, EngineError> {
@@ -680,7 +767,7 @@ impl Engine for RocksEngine {
 
     fn middle_row(&self) -> Result<Option<Bytes>, EngineError> {
         let size = rocksdb::properties::TOTAL_SST_FILES_SIZE.as_c_str();
-        let layers = self.layers_in_use().map(|layer| self.facts_cf(layer));
+        let layers = self.layers_in_use().map(|layer| self.layer_cf(layer));
         let bytes: u64 = layers.map(|facts| self.property(facts, size)).sum();
         if bytes >= MIDDLE_BY_FILES_BYTES
             && let Some(row) = self.middle_by_files()?

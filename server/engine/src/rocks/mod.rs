@@ -7,15 +7,19 @@
 //! batch      one atomic write
 //! source     facts in order, out of their column families
 //! feed       what the feed holds, without asking the disk
+//! aggregate  numbers straight from the columns of series records
 //! filter     background compaction -> reap
+//! series     the column family of series records: merge operator, filter, source, rewriting
 //! error      RocksDB's messages -> EngineError
 //! ```
 
+mod aggregate;
 mod batch;
 mod engine;
 mod error;
 mod feed;
 mod filter;
+mod series;
 mod shared;
 mod source;
 

@@ -7,6 +7,7 @@
 //! facts           facts of rows, and of families with lz4       scans; compaction filter
 //! facts.zstd      facts of families with zstd                   the same
 //! facts.none      facts of families without compression         the same
+//! series          series families: ticks and blocks            merge operator; compaction filter; zstd
 //! feed            feed records by sequence                     append and trim at the front
 //! ```
 //! RocksDB insists on a column family called `default`, so the state lives there. It compresses by column family, so facts
@@ -15,6 +16,7 @@
 
 use super::error;
 use super::filter::{FilterFactory, FilterState};
+use super::series;
 use crate::api::EngineError;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, ColumnFamilyDescriptor, DBCompressionType, Env,
@@ -32,6 +34,9 @@ pub(super) const FACTS: [(&str, Compression); LAYERS] = [
 ];
 /// How many there are.
 pub(super) const LAYERS: usize = 3;
+/// The column family of series records, and its number among the layers: behind those of [`FACTS`].
+pub(super) const SERIES: &str = "series";
+pub(super) const SERIES_LAYER: usize = LAYERS;
 /// Higher levels cost several times the time for a few per cent.
 const ZSTD_LEVEL: i32 = 1;
 /// The column family of feed records.
@@ -154,6 +159,10 @@ impl RocksShared {
             facts.set_compaction_filter_factory(FilterFactory(filter.clone()));
             ColumnFamilyDescriptor::new(name, facts)
         }));
+        // Blocks are packed; what they have in common with their neighbours, names above all, only Zstandard finds.
+        let mut series = self.column_family(self.settings.memtable_bytes, self.blocks(), Compression::Zstd);
+        series::configure(&mut series, filter);
+        all.push(ColumnFamilyDescriptor::new(SERIES, series));
         all
     }
 

@@ -122,6 +122,20 @@ pub fn for_each_segment<'a>(
     Ok(())
 }
 
+/// The only segment of a stored value that is one block; `None` for everything else.
+pub fn single_segment(value: &[u8]) -> Result<Option<Segment<'_>>, Malformed> {
+    if value.first() != Some(&BLOCK) {
+        return Ok(None);
+    }
+    let mut r = Reader::new(open(value)?);
+    r.u8()?;
+    let bytes = r.slice(value.len(), "a segment is too long")?;
+    match r.is_empty() {
+        true => Segment::parse(bytes).map(Some),
+        false => Ok(None),
+    }
+}
+
 /// Merges ticks and blocks of one row, family and time block into one block: the union of their facts. Associative,
 /// commutative and idempotent, to the byte, whatever is merged first.
 pub struct Merger {

@@ -1,21 +1,17 @@
 //! What is forgotten inside of series records. The judge is the one of cells (`reap`); here its verdicts find their records.
 //!
 //! ```text
-//! compaction   one record, no tombstones     judge_record: each fact to the judge; what is left is a new block
 //! sweep        entries of `source`           Edits: by record, what becomes of which fact; then, one record after the other
 //!                                            and under the writer's lock:  get -> rewrite -> put or delete
 //! ```
-//! A compaction shows the judge one record after another, and what it counts for version limits begins anew with each: it
-//! drops less than it might, never too much. The sweep reads a record again before it changes it, because ticks may have been merged
-//! into it since it was judged: only facts that were judged are forgotten, whatever else stands there by then.
+//! The sweep reads a record again before it changes it, because ticks may have been merged into it since it was judged: only
+//! facts that were judged are forgotten, whatever else stands there by then.
 
 use super::block::Merger;
 use super::facts::{Facts, Fate, Tick, digest};
 use super::slot::{Arena, Slot};
 use super::source::{group_len, push_entry, record_place};
-use crate::key::{VALUE_DEAD, VALUE_LIVE};
 use crate::ops::Edit;
-use crate::reap::{Reaper, Verdict};
 use std::collections::{BTreeMap, HashMap};
 use tidemark_base::codec::Malformed;
 
@@ -28,38 +24,6 @@ pub(crate) enum Left {
     Some(Vec<u8>),
     /// Nothing.
     Nothing,
-}
-
-/// Shows a record's facts to the judge, newest first in each column. `key` is the record's.
-pub(crate) fn judge_record(
-    reaper: &mut Reaper,
-    merger: &mut Merger,
-    key: &[u8],
-    value: &[u8],
-) -> Result<Left, Malformed> {
-    let (mut entry, mut stored) = (Vec::new(), Vec::new());
-    // Records of one time block may hold the same versions, and even the same facts.
-    reaper.begin_anew();
-    change(merger, key, value, |group, qualifier, tick, slot, arena| {
-        stored.clear();
-        let digest = match slot.dead_digest() {
-            Some(digest) => {
-                stored.push(VALUE_DEAD);
-                digest
-            }
-            None => slot.with_bytes(arena, |bytes| {
-                stored.push(VALUE_LIVE);
-                stored.extend_from_slice(bytes);
-                digest(bytes)
-            }),
-        };
-        push_entry(&mut entry, group, qualifier, tick, digest);
-        match reaper.judge(&entry, &stored) {
-            Verdict::Keep => Fate::Keep,
-            Verdict::Strip => Fate::Strip,
-            Verdict::Drop | Verdict::Forget => Fate::Drop,
-        }
-    })
 }
 
 /// Changes of a sweep, by the place of the record (a prefix of its key) and the entry.

@@ -1,7 +1,7 @@
 //! Two stores of facts shown as one: cell records and series records.
 
 use crate::api::EngineError;
-use crate::source::FactSource;
+use crate::source::{FactSource, Place};
 use std::cmp::Ordering;
 use tidemark_base::FamilyId;
 
@@ -107,6 +107,18 @@ impl<A: FactSource, B: FactSource> FactSource for Merged<A, B> {
 
     fn corruption(&self, what: String) -> EngineError {
         self.a.corruption(what)
+    }
+
+    fn place(&self) -> Place {
+        let (a, b) = (self.a.place(), self.b.place());
+        match self.at {
+            At::End | At::A => a,
+            At::B => b,
+            At::Both => Place {
+                cell: a.cell || b.cell,
+                series: a.series || b.series,
+            },
+        }
     }
 
     fn misplaced(&self, family: FamilyId) -> bool {

@@ -41,59 +41,24 @@
 
 mod bits;
 mod block;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the engine's column families hold no series records yet: ADR 11"
-    )
-)]
 pub(crate) mod collect;
 mod facts;
 mod fixed;
 mod ints;
 pub mod limits;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the engine's column families hold no series records yet: ADR 11"
-    )
-)]
 pub(crate) mod merged;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the engine's column families hold no series records yet: ADR 11"
-    )
-)]
 pub(crate) mod pending;
 mod segment;
 mod slot;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the engine's column families hold no series records yet: ADR 11"
-    )
-)]
 pub(crate) mod source;
 #[cfg(test)]
 mod tests;
 mod text;
 mod tick;
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the engine's column families hold no series records yet: ADR 11"
-    )
-)]
 pub(crate) mod unite;
 mod values;
 
-pub use block::{Encoder, Merger, for_each_segment};
+pub use block::{Encoder, Merger, for_each_segment, single_segment};
 pub use facts::{Column, Facts, Fate, Tick, digest};
 pub use fixed::ByteOrder;
 pub use segment::{ColumnRef, Segment};

@@ -14,12 +14,12 @@ use super::facts::{Column, Facts, Tick, digest};
 use super::values::DecodeScratch;
 use crate::api::EngineError;
 use crate::key::{self, DIGEST_BYTES, VALUE_DEAD, VALUE_LIVE, What};
-use crate::source::FactSource;
+use crate::source::{FactSource, Place};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use tidemark_base::FamilyId;
 use tidemark_base::codec::Malformed;
 use tidemark_base::stamp::STAMP_BYTES;
+use tidemark_base::{FamilyId, VersionRange};
 
 /// Behind the family in a record's key: greater than what a cell or a tombstone has there.
 const KIND_SERIES: u8 = 2;
@@ -45,6 +45,21 @@ impl Held {
         bytes_max: 8 << 20,
         cells_max: 128 << 10,
     };
+}
+
+/// Which versions of a family a reader can want: time blocks that hold none of them are stepped over unread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    pub(crate) family: FamilyId,
+    pub(crate) versions: VersionRange,
+    /// Length of the family's time blocks.
+    pub(crate) length: i64,
+}
+
+impl Window {
+    fn is_past(&self, start: i64) -> bool {
+        start.saturating_add(self.length - 1) < self.versions.from
+    }
 }
 
 /// Replaces `out` by the key of the records of the time block that begins at `start`.
@@ -90,6 +105,44 @@ pub(super) fn push_entry(out: &mut Vec<u8>, group: &[u8], qualifier: &[u8], tick
     out.extend_from_slice(&digest.to_be_bytes());
 }
 
+/// What the keys begin with of what a row has in a family.
+pub(crate) fn group_prefix(row_prefix: &[u8], family: FamilyId) -> Vec<u8> {
+    [row_prefix, &family.0.to_be_bytes()].concat()
+}
+
+/// The first key of a group's records that may hold that version or an older one.
+pub(crate) fn records_from(group: &[u8], version: i64, length: i64) -> Vec<u8> {
+    let mut key = group.to_vec();
+    push_start(&mut key, time_block(version, length));
+    key
+}
+
+/// The bounds of what one row has in one family in series records: `key` is an entry's.
+pub(crate) fn group_range(key: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
+    let group = &key[..group_len(key)?];
+    Ok(([group, &[KIND_SERIES]].concat(), [group, &[KIND_BEHIND]].concat()))
+}
+
+/// Where a record stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RecordPlace {
+    pub(crate) family: FamilyId,
+    /// Where its time block begins.
+    pub(crate) start: i64,
+}
+
+impl RecordPlace {
+    /// Of a record's key.
+    pub(crate) fn parse(key: &[u8]) -> Result<RecordPlace, Malformed> {
+        let (group, tail) = key.split_at(group_len(key)?);
+        let family = group.last_chunk::<FAMILY_BYTES>().copied().unwrap_or_default();
+        Ok(RecordPlace {
+            family: FamilyId(u32::from_be_bytes(family)),
+            start: record_start(tail)?,
+        })
+    }
+}
+
 fn push_start(out: &mut Vec<u8>, start: i64) {
     out.push(KIND_SERIES);
     out.extend_from_slice(&(!ordered(start)).to_be_bytes());
@@ -104,6 +157,8 @@ fn ordered(version: i64) -> u64 {
 pub(crate) struct SeriesSource<B> {
     records: B,
     held: Held,
+    /// Of some families; of others everything is wanted.
+    windows: Vec<Window>,
     /// `records` stands behind the group.
     behind: bool,
     group: Group,
@@ -156,10 +211,17 @@ struct Position {
 
 impl<B: FactSource> SeriesSource<B> {
     /// Of a store of series records.
+    #[cfg(test)]
     pub(crate) fn new(records: B, held: Held) -> SeriesSource<B> {
+        SeriesSource::within(records, held, Vec::new())
+    }
+
+    /// Of a store of series records, of which not all is wanted.
+    pub(crate) fn within(records: B, held: Held, windows: Vec<Window>) -> SeriesSource<B> {
         SeriesSource {
             records,
             held,
+            windows,
             behind: false,
             group: Group::default(),
             open: Open::default(),
@@ -179,13 +241,26 @@ impl<B: FactSource> SeriesSource<B> {
             return Ok(false);
         };
         self.group.prefix.extend_from_slice(&key[..group_len(key)?]);
+        let family = RecordPlace::parse(key)?.family;
+        let window = self.windows.iter().find(|window| window.family == family).copied();
+        if let Some(window) = window {
+            let from = records_from(&self.group.prefix, window.versions.to, window.length);
+            if *key < from[..] {
+                self.records.seek(&from);
+            }
+        }
         let mut qualifiers = BTreeSet::new();
         let mut held = 0;
+        self.behind = true;
         while let Some((key, value)) = self.records.entry() {
             let Some(tail) = key.strip_prefix(&self.group.prefix[..]) else {
                 break;
             };
-            let start = start_of(tail)?;
+            let start = record_start(tail)?;
+            if window.is_some_and(|window| window.is_past(start)) {
+                self.behind = false;
+                break;
+            }
             Facts::qualifiers(value, &mut qualifiers)?;
             held += value.len();
             if self.group.parts.last().is_none_or(|part| part.start != start) {
@@ -204,7 +279,6 @@ impl<B: FactSource> SeriesSource<B> {
             }
             self.records.next();
         }
-        self.behind = true;
         self.group.qualifiers = qualifiers.into_iter().collect();
         Ok(true)
     }
@@ -396,15 +470,20 @@ impl<B: FactSource> SeriesSource<B> {
     /// Loads the group of the record here, which is its last, and stands at its last entry.
     fn load_last(&mut self) -> Result<(), Malformed> {
         self.at = None;
-        let Some((key, _)) = self.records.entry() else {
-            // The records no longer stand behind the group.
-            self.group = Group::default();
-            return Ok(());
-        };
-        let prefix = key[..group_len(key)?].to_vec();
-        self.records.seek(&prefix);
-        self.load()?;
-        self.settle_last()
+        // Nothing of a group may be wanted; then it is the one before.
+        while let Some((key, _)) = self.records.entry() {
+            let prefix = key[..group_len(key)?].to_vec();
+            self.records.seek(&prefix);
+            self.load()?;
+            self.settle_last()?;
+            if self.at.is_some() {
+                return Ok(());
+            }
+            self.records.seek_before(&prefix);
+        }
+        // The records no longer stand behind the group.
+        self.group = Group::default();
+        Ok(())
     }
 
     fn seek_or_fail(&mut self, target: &[u8]) -> Result<(), Malformed> {
@@ -442,7 +521,8 @@ impl<B: FactSource> SeriesSource<B> {
     }
 }
 
-fn start_of(tail: &[u8]) -> Result<i64, Malformed> {
+/// Where the time block begins of a record with that key behind its group.
+pub(crate) fn record_start(tail: &[u8]) -> Result<i64, Malformed> {
     let wrong = Malformed("a series key has another form");
     let (kind, rest) = tail.split_first().ok_or(wrong)?;
     let (start, number) = rest.split_first_chunk::<VERSION_BYTES>().ok_or(wrong)?;
@@ -519,6 +599,10 @@ impl<B: FactSource> FactSource for SeriesSource<B> {
 
     fn corruption(&self, what: String) -> EngineError {
         self.records.corruption(what)
+    }
+
+    fn place(&self) -> Place {
+        Place::SERIES
     }
 }
 

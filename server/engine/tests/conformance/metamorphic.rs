@@ -50,6 +50,8 @@ struct Options {
     name: &'static str,
     /// Block and memtable bytes; `None` = the memory twin.
     rocks: Option<(usize, usize)>,
+    /// Families keep series where they may.
+    series: bool,
     behind: &'static [Behind],
 }
 
@@ -75,13 +77,28 @@ const COLLECTED: &[Behind] = &[Behind::Nothing, Behind::Nothing, Behind::Collect
 const RESTARTED: &[Behind] = &[Behind::Nothing, Behind::Nothing, Behind::Restart];
 
 const fn memory(name: &'static str, behind: &'static [Behind]) -> Options {
-    let rocks = None;
-    Options { name, rocks, behind }
+    Options {
+        name,
+        rocks: None,
+        series: false,
+        behind,
+    }
 }
 
 const fn rocks(name: &'static str, block: usize, memtable: usize, behind: &'static [Behind]) -> Options {
-    let rocks = Some((block, memtable));
-    Options { name, rocks, behind }
+    Options {
+        name,
+        rocks: Some((block, memtable)),
+        series: false,
+        behind,
+    }
+}
+
+const fn series(name: &'static str, block: usize, memtable: usize, behind: &'static [Behind]) -> Options {
+    Options {
+        series: true,
+        ..rocks(name, block, memtable, behind)
+    }
 }
 
 const MEMORY: &[Options] = &[
@@ -102,6 +119,11 @@ const ROCKS: &[Options] = &[
     rocks("small blocks, compacted", 256, 4 << 20, COMPACTED),
     rocks("usual sizes, collected", 16 << 10, 64 << 10, COLLECTED),
     rocks("usual sizes, restarted", 16 << 10, 4 << 20, RESTARTED),
+    series("series, left alone", 16 << 10, 4 << 20, PLAIN),
+    series("series in blocks of one, all kinds", 64, 64 << 10, BUSY),
+    series("series in great blocks, copied", 1 << 20, 4 << 20, COPIED),
+    series("series, compacted", 256, 4 << 20, COMPACTED),
+    series("series, collected", 16 << 10, 64 << 10, COLLECTED),
 ];
 
 enum Held {
@@ -114,6 +136,7 @@ enum Held {
 struct Run {
     engine: Held,
     shared: Option<Arc<RocksShared>>,
+    series: bool,
     dir: TempDir,
     /// Directories so far: a copy lives in the next one.
     places: u32,
@@ -144,6 +167,7 @@ impl Run {
         let mut run = Run {
             engine: Held::Memory(MemoryEngine::new()),
             shared: options.rocks.map(|(block, memtable)| shared(block, memtable)),
+            series: options.series,
             dir: tempfile::tempdir().unwrap(),
             places: 0,
             schema: world::schema(),
@@ -153,8 +177,18 @@ impl Run {
         if run.shared.is_some() {
             run.open();
         }
-        run.engine().set_schema(Arc::new(run.schema.clone()));
+        run.set_schema();
         run
+    }
+
+    fn set_schema(&self) {
+        let schema = self.schema.clone();
+        let schema = if self.series {
+            world::with_series(schema)
+        } else {
+            schema
+        };
+        self.engine().set_schema(Arc::new(schema));
     }
 
     fn engine(&self) -> &dyn Engine {
@@ -180,7 +214,7 @@ impl Run {
             }
             None => Held::Memory(MemoryEngine::open_checkpoint(&self.place()).unwrap()),
         };
-        self.engine().set_schema(Arc::new(self.schema.clone()));
+        self.set_schema();
     }
 
     fn copy(&mut self) {
@@ -232,7 +266,7 @@ impl Run {
             Operation::Cut(n) => self.cut = self.cut.max(stamp(*n)),
             Operation::MaxVersions(..) | Operation::Ttl(..) => {
                 alter(&mut self.schema, operation, self.greatest);
-                self.engine().set_schema(Arc::new(self.schema.clone()));
+                self.set_schema();
             }
             Operation::Read(spec) => {
                 return Some((

@@ -189,6 +189,13 @@ proptest! {
         copies_mean_the_same(run.world.engine(), &run.schema)?;
     }
 
+    #[test]
+    fn schedules_are_neutral_in_series(steps in any_steps(24)) {
+        let mut run = Run::new(World::series());
+        run.run(&steps)?;
+        copies_mean_the_same(run.world.engine(), &run.schema)?;
+    }
+
     /// O1: a set has no order and holds everything once.
     #[test]
     fn order_and_duplicates_do_not_matter(

@@ -1,7 +1,10 @@
 //! Every read against the oracle, on generated facts and generated specs.
 
 use crate::world::{self, NOW, World, any_fact, family, read_engine, write_engine};
+use bytes::Bytes;
 use proptest::prelude::*;
+use tidemark_base::aggregate::{AggregateSpec, Aggregates, NumberForm};
+use tidemark_base::fact::Fact;
 use tidemark_base::read::{CompareOp, QualifierFilter, ReadFilter, ReadSpec, ValueFilter};
 use tidemark_base::{RowRange, VersionRange};
 use tidemark_oracle::Oracle;
@@ -129,6 +132,84 @@ proptest! {
             for spec in &specs {
                 let shown = read_engine(world.engine(), spec, NOW).unwrap();
                 prop_assert_eq!(shown, oracle.read(spec, &schema, NOW), "{:?}", spec);
+            }
+        }
+    }
+}
+
+/// The same facts with numbers as values, and here and there something else; still a function of coordinate and stamp (R5).
+fn with_numbers(fact: &Fact) -> Fact {
+    let mut fact = fact.clone();
+    if let Fact::Cell {
+        version, stamp, value, ..
+    } = &mut fact
+    {
+        let n = (stamp.hlc >> 16) as i64 % 40;
+        *value = match n % 9 {
+            0 => "none".into(),
+            1 => "12345678".into(),
+            _ => Bytes::copy_from_slice(&((n + *version % 100) as f64 / 2.0).to_be_bytes()),
+        };
+    }
+    fact
+}
+
+fn any_aggregate() -> impl Strategy<Value = AggregateSpec> {
+    let form = prop_oneof![5 => Just(NumberForm::Float), 1 => Just(NumberForm::Integer), 1 => Just(NumberForm::Text)];
+    let bucket = proptest::option::weighted(0.7, 1i64..6);
+    (form, bucket, any::<bool>()).prop_map(|(form, bucket_micros, by_row)| AggregateSpec {
+        form,
+        bucket_micros,
+        by_row,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whether cells are looked at one by one or columns are decoded as numbers.
+    #[test]
+    fn aggregates_are_those_of_what_a_read_returns(
+        facts in proptest::collection::vec(any_fact(), 0..120),
+        cells_only in any::<bool>(),
+        flushed in any::<prop::sample::Index>(),
+        specs in proptest::collection::vec((any_spec(), any_aggregate(), any::<bool>()), 1..40),
+        limits in (proptest::option::weighted(0.2, 1u32..4), proptest::option::of(1i64..6)),
+    ) {
+        let mut schema = world::schema();
+        schema.families[0].max_versions = limits.0;
+        schema.families[0].ttl_micros = limits.1;
+        let wanted = |fact: &&Fact| !cells_only || matches!(fact, Fact::Cell { .. });
+        let facts: Vec<Fact> = facts.iter().filter(wanted).map(with_numbers).collect();
+        let mut oracle = Oracle::new();
+        facts.iter().for_each(|fact| oracle.add(fact.clone()));
+        for mut world in World::both() {
+            world.set_schema(schema.clone());
+            let (before, after) = facts.split_at(flushed.index(facts.len() + 1));
+            write_engine(world.engine(), before).unwrap();
+            world.engine().flush().unwrap();
+            world.compact();
+            write_engine(world.engine(), after).unwrap();
+            for (spec, aggregate, plain) in &specs {
+                let mut spec = spec.clone();
+                if *plain {
+                    // What columns can answer by themselves.
+                    spec.rows_limit = None;
+                    spec.filter = ReadFilter {
+                        families: spec.filter.families,
+                        qualifier: spec.filter.qualifier,
+                        versions: spec.filter.versions,
+                        ..ReadFilter::default()
+                    };
+                }
+                let mut expected = Aggregates::new(*aggregate);
+                for cell in oracle.read(&spec, &schema, NOW) {
+                    expected.add(&cell.row, cell.family, &cell.qualifier, cell.version, &cell.value).unwrap();
+                }
+                let mut found = Aggregates::new(*aggregate);
+                world.engine().aggregate(&spec, NOW, &mut found).unwrap();
+                let (found, expected): (Vec<_>, Vec<_>) = (found.groups().collect(), expected.groups().collect());
+                prop_assert_eq!(found, expected, "{:?} of {:?}", aggregate, spec);
             }
         }
     }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::sync::{Arc, OnceLock};
 use tempfile::TempDir;
 use tidemark_base::fact::{Fact, OwnedScope};
-use tidemark_base::schema::Compression;
+use tidemark_base::schema::{Compression, Layout};
 use tidemark_base::{
     CellRef, FamilyId, FamilySettings, ReadSpec, RegionId, RowRange, Stamp, TableSchema, TombstoneRef, VersionRange,
 };
@@ -27,6 +27,16 @@ pub fn family(index: usize) -> FamilyId {
 pub fn schema() -> TableSchema {
     let mut schema = TableSchema::new(RegionId(1));
     schema.families = (0..2).map(new_family).collect();
+    schema
+}
+
+/// The same schema with all families but `b` as series; time blocks are short, so that a few versions fill several.
+pub fn with_series(mut schema: TableSchema) -> TableSchema {
+    for settings in &mut schema.families {
+        if settings.name != FAMILIES[1] {
+            settings.layout = Layout::Series { block_micros: 3 };
+        }
+    }
     schema
 }
 
@@ -77,6 +87,8 @@ pub enum World {
     Memory(MemoryEngine, Option<Arc<TableSchema>>),
     Rocks {
         engine: Option<Box<RocksEngine>>,
+        /// Its families keep series where they may.
+        series: bool,
         dir: TempDir,
         schema: Option<Arc<TableSchema>>,
     },
@@ -105,18 +117,28 @@ impl World {
     }
 
     pub fn rocks() -> World {
+        World::rocks_with(false)
+    }
+
+    /// The product's engine with series families beside one of cells.
+    pub fn series() -> World {
+        World::rocks_with(true)
+    }
+
+    fn rocks_with(series: bool) -> World {
         let dir = tempfile::tempdir().unwrap();
         let engine = Some(Box::new(open(&dir.path().join("t")).unwrap()));
         World::Rocks {
             engine,
+            series,
             dir,
             schema: None,
         }
     }
 
-    /// One of each kind, with the usual schema.
-    pub fn both() -> [World; 2] {
-        let mut worlds = [World::memory(), World::rocks()];
+    /// One of each kind, with the usual schema; the product's engine in both layouts.
+    pub fn both() -> [World; 3] {
+        let mut worlds = [World::memory(), World::rocks(), World::series()];
         worlds.iter_mut().for_each(|world| world.set_schema(schema()));
         worlds
     }
@@ -129,7 +151,10 @@ impl World {
     }
 
     pub fn set_schema(&mut self, new: TableSchema) {
-        let new = Arc::new(new);
+        let new = Arc::new(match self {
+            World::Rocks { series: true, .. } => with_series(new),
+            _ => new,
+        });
         self.engine().set_schema(new.clone());
         match self {
             World::Memory(_, schema) | World::Rocks { schema, .. } => *schema = Some(new),
@@ -153,7 +178,9 @@ impl World {
                     engine.set_schema(schema.clone());
                 }
             }
-            World::Rocks { engine, dir, schema } => {
+            World::Rocks {
+                engine, dir, schema, ..
+            } => {
                 drop(engine.take());
                 let opened = open(&dir.path().join("t")).unwrap();
                 if let Some(schema) = schema {

@@ -2,6 +2,7 @@
 
 use super::table::{compression_code, compression_from_code, region_id};
 use super::{at_most, row_range};
+use tidemark_base::schema::Layout;
 use tidemark_base::{Error, FamilyId, Result, TableId, TabletId, limits};
 use tidemark_proto::{region as wire, v1};
 use tidemark_replication::{
@@ -52,6 +53,7 @@ fn wire_family(family: &PeerFamily) -> wire::FamilySpec {
         ttl_micros: family.ttl_micros,
         max_versions: family.max_versions,
         compression: compression_code(family.compression),
+        block_micros: family.layout.block_micros(),
     }
 }
 
@@ -69,6 +71,11 @@ fn families(families: Vec<wire::FamilySpec>) -> Result<Vec<PeerFamily>> {
             ttl_micros: family.ttl_micros,
             max_versions: family.max_versions,
             compression: compression_from_code(family.compression)?,
+            layout: match family.block_micros {
+                // The catalog refuses what is no length.
+                Some(block_micros) => Layout::Series { block_micros },
+                None => Layout::Cells,
+            },
             name: family.name,
         })
     };
@@ -233,6 +240,7 @@ mod tests {
             ttl_micros: Some(5),
             max_versions: None,
             compression: Compression::Zstd,
+            layout: Layout::Series { block_micros: 9 },
         }
     }
 

@@ -1,8 +1,9 @@
 //! Tables, families, nodes and peers.
 
 use super::at_most;
+use tidemark_base::limits::SERIES_BLOCK_MICROS_DEFAULT;
 use tidemark_base::names::check_name;
-use tidemark_base::schema::Compression;
+use tidemark_base::schema::{Compression, Layout};
 use tidemark_base::{Error, FamilySettings, RegionId, Result, limits};
 use tidemark_catalog::{CatalogView, FamilySpec, NodeRecord, PeerRecord, TableRecord};
 use tidemark_proto::v1;
@@ -32,12 +33,21 @@ pub fn wire_family(family: &FamilySettings) -> v1::Family {
         Compression::Lz4 => v1::Compression::Lz4,
         Compression::Zstd => v1::Compression::Zstd,
     };
+    let layout = match family.layout {
+        Layout::Cells => v1::Layout::Cells,
+        Layout::Series { .. } => v1::Layout::Series,
+    };
     v1::Family {
         name: family.name.clone(),
         ttl_ms: family.ttl_micros.map(|ttl| u64::try_from(ttl / 1_000).unwrap_or(0)),
         max_versions: family.max_versions,
         compression: compression as i32,
         id: family.id.0,
+        layout: layout as i32,
+        block_ms: family
+            .layout
+            .block_micros()
+            .map(|block| u64::try_from(block / 1_000).unwrap_or(0)),
     }
 }
 
@@ -67,7 +77,28 @@ pub fn family_spec(family: &v1::Family) -> Result<FamilySpec> {
             v1::Compression::Lz4 => Compression::Lz4,
             v1::Compression::Zstd => Compression::Zstd,
         },
+        layout: layout(family)?,
     })
+}
+
+/// The layout that is asked for; none = what the family has, or cells.
+fn layout(family: &v1::Family) -> Result<Option<Layout>> {
+    let unknown = || {
+        Error::invalid("LAYOUT_UNKNOWN", format!("layout {} is not known", family.layout))
+            .object(format!("family {}", family.name))
+            .action("use cells or series; only series has a time block")
+    };
+    let block_micros = match family.block_ms {
+        None => SERIES_BLOCK_MICROS_DEFAULT,
+        // The catalog refuses what is too long.
+        Some(ms) => i64::try_from(ms.saturating_mul(1_000)).unwrap_or(i64::MAX),
+    };
+    match v1::Layout::try_from(family.layout).map_err(|_| unknown())? {
+        v1::Layout::Series => Ok(Some(Layout::Series { block_micros })),
+        _ if family.block_ms.is_some() => Err(unknown()),
+        v1::Layout::Cells => Ok(Some(Layout::Cells)),
+        v1::Layout::Unspecified => Ok(None),
+    }
 }
 
 /// Several families, at most as many as a table may have.
@@ -186,12 +217,15 @@ mod tests {
             max_versions: Some(3),
             compression: v1::Compression::Zstd as i32,
             id: 0,
+            layout: v1::Layout::Series as i32,
+            block_ms: Some(60_000),
         };
         let spec = family_spec(&wire).unwrap();
         let mut settings = FamilySettings::new(&spec.name, 0);
         settings.ttl_micros = spec.ttl_micros;
         settings.max_versions = spec.max_versions;
         settings.compression = spec.compression;
+        settings.layout = spec.layout.unwrap();
         assert_eq!(settings.ttl_micros, Some(1_500_000));
         let id = settings.id.0;
         assert_eq!(wire_family(&settings), v1::Family { id, ..wire });
@@ -210,6 +244,8 @@ mod tests {
         assert_eq!(with(|f| f.name = "1".into()), "NAME_INVALID");
         assert_eq!(with(|f| f.ttl_ms = Some(u64::MAX)), "TTL_INVALID");
         assert_eq!(with(|f| f.compression = 9), "COMPRESSION_UNKNOWN");
+        assert_eq!(with(|f| f.layout = 9), "LAYOUT_UNKNOWN");
+        assert_eq!(with(|f| f.block_ms = Some(60_000)), "LAYOUT_UNKNOWN");
         let many = vec![v1::Family::default(); limits::FAMILIES_MAX + 1];
         assert_eq!(family_specs(&many).unwrap_err().reason(), "FAMILIES_TOO_MANY");
     }
