@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tidemark_base::codec::Reader;
 use tidemark_base::{PackedBatch, ReadFilter, TableSchema};
 use tidemark_engine::key;
+use tidemark_engine::series::{ByteOrder, DecodeScratch, Merger, for_each_segment};
 use tidemark_node::identity::Identity;
 use tidemark_replication::{ShipCodec, cut, run};
 
@@ -27,6 +28,7 @@ const HERE: &[Target] = &[
     ("schema", schema),
     ("filter", filter),
     ("engine-key", engine_key),
+    ("series-record", series_record),
     ("region-run", region_run),
     ("identity", identity),
 ];
@@ -121,6 +123,52 @@ fn engine_key(bytes: &[u8]) -> bool {
     let mut row = Vec::new();
     key::unescape(&bytes[..row_end], &mut row);
     key::parse_tail(&bytes[row_end..]).is_ok() || range
+}
+
+/// A tick, a block, or several behind each other: what is read has one form, and comes to the same however it is read.
+fn series_record(bytes: &[u8]) -> bool {
+    let content = &bytes[..bytes.len().saturating_sub(4)];
+    let mut merger = Merger::new();
+    let mut read = false;
+    for value in [Bytes::copy_from_slice(bytes), with_sum(bytes), with_sum(content)] {
+        numbers_of_columns(&value);
+        let Ok(facts) = merger.union([&value[..]]) else {
+            continue;
+        };
+        read = true;
+        if facts.is_empty() {
+            continue;
+        }
+        let block = merger.encode(&facts);
+        let again = merger.union([&block[..]]).expect("what was encoded is read");
+        assert_eq!(again.len(), facts.len());
+        assert_eq!(merger.encode(&again), block, "a set of facts has one block");
+    }
+    read
+}
+
+/// The ways around cells, which aggregates take.
+fn numbers_of_columns(value: &[u8]) {
+    let (mut scratch, mut floats, mut integers) = (DecodeScratch::default(), Vec::new(), Vec::new());
+    let (mut versions, mut positions) = (Vec::new(), Vec::new());
+    let _ = for_each_segment(value, |segment| {
+        segment.versions(&mut versions)?;
+        for column in segment.columns() {
+            let counts = |read: bool, found: usize| assert!(!read || found == column.cells(), "a number for each cell");
+            counts(column.floats(ByteOrder::Big, &mut floats, &mut scratch)?, floats.len());
+            counts(column.texts(&mut floats, &mut scratch)?, floats.len());
+            counts(
+                column.integers(ByteOrder::Little, &mut integers, &mut scratch)?,
+                integers.len(),
+            );
+            column.positions(&mut positions, &mut scratch)?;
+            assert!(
+                positions.iter().all(|at| (*at as usize) < versions.len()),
+                "a tick for each cell"
+            );
+        }
+        Ok(())
+    });
 }
 
 /// A run of feed records as a peer sends it, compressed or not, and each record in it.

@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use tidemark_base::cells::{CellsBuilder, PackedCell};
 use tidemark_base::read::{CompareOp, QualifierFilter, ValueFilter};
+use tidemark_base::schema::Layout;
 use tidemark_base::{
     BatchBuilder, FamilyId, FamilySettings, NodeId, PackedBatch, ReadFilter, RegionId, RowRange, Scope, Stamp,
     TableSchema, VersionRange,
 };
 use tidemark_consensus::{AppliedState, LogPosition};
+use tidemark_engine::series::{Merger, TickBuilder};
 use tidemark_replication::run::{self, RunRecord};
 use tidemark_tablet::{FeedEntry, RemoteBatch, RemotePart, StreamId};
 
@@ -209,8 +211,39 @@ fn schema() -> Vec<u8> {
     family.set_max_versions(Some(9), 77);
     let mut schema = TableSchema::new(RegionId(1));
     schema.peers = vec![RegionId(2)];
-    schema.families = vec![family, FamilySettings::new("s", 1)];
+    let series = FamilySettings {
+        layout: Layout::Series {
+            block_micros: 3_600_000_000,
+        },
+        ..FamilySettings::new("s", 1)
+    };
+    schema.families = vec![family, series];
     schema.encode()
+}
+
+/// A tick; a block of floats, texts and a column with holes; what a reader gets of a tick beside a block.
+fn series_records() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let tick = |version: i64, text: &str| {
+        let mut tick = TickBuilder::new(Vec::new(), version, stamp(version as u64));
+        tick.push(b"f", &(version as f64 / 10.0).to_be_bytes());
+        tick.push(b"text", text.as_bytes());
+        if version % 3 == 0 {
+            tick.push(b"holes", b"some value");
+        }
+        tick.finish()
+    };
+    let ticks: Vec<Vec<u8>> = (1..12).map(|n| tick(n * 1_000, &format!("2{}.5", n % 4))).collect();
+    let block = Merger::new().merge(ticks.iter().map(Vec::as_slice)).unwrap();
+    let mut joined = vec![3];
+    for value in [&block, &tick(99_000, "on")] {
+        joined.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        joined.extend_from_slice(value);
+    }
+    vec![
+        ("series-record", "tick", tick(5_000, "20.5")),
+        ("series-record", "block", block),
+        ("series-record", "joined", joined),
+    ]
 }
 
 fn filter() -> Vec<u8> {
@@ -308,7 +341,7 @@ fn commands() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         command("check", &[&[2], &first, &terms, &[1, b'a'], &filter(), &[0]]),
         command("rmw", &[&[3], &first, &terms, rules]),
         command("remote", &[&[4, 0, 4, 0, 0, 0, 0, 0, 0], &remote_batch()]),
-        command("schema", &[&[5, 1], &slice(&schema())]),
+        command("schema-series", &[&[5, 1], &slice(&schema())]),
         command("close", &[&[6], &first]),
         command("acknowledge", &[&[7, 2, 0], &numbers(&[3, 258, 4, 5])]),
         command("drain", &[&[8, 2, 1, 0, 0, 0, 0, 0, 0]]),
@@ -353,7 +386,7 @@ fn examples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut examples = vec![
         ("packed-batch", "all-kinds", batch().bytes().to_vec()),
         ("packed-cells", "three", cells()),
-        ("schema", "limits", schema()),
+        ("schema", "series", schema()),
         ("filter", "most", filter()),
         (
             "engine-key",
@@ -387,6 +420,7 @@ fn examples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ),
     ];
     examples.extend(commands());
+    examples.extend(series_records());
     examples.extend(log_records());
     examples
 }

@@ -70,7 +70,7 @@ pub struct RocksEngine {
     /// What reads and sweeps go by.
     pub(super) schema: ArcSwapOption<TableSchema>,
     /// What background compaction goes by.
-    filter: Arc<FilterState>,
+    pub(super) filter: Arc<FilterState>,
     /// Held for reading while iterators are made, for writing while a row range or a batch over several layers of facts is
     /// committed: a reader sees all of it or nothing.
     ranges: RwLock<RangeTombstones>,
@@ -117,6 +117,7 @@ impl RocksEngine {
             clock,
             cells_dropped: AtomicU64::new(0),
             compactions: AtomicU64::new(0),
+            large: Mutex::default(),
         });
         let families = shared.column_families(&filter);
         let db = DB::open_cf_descriptors(shared.database(), dir, families).map_err(|e| error::map(dir, &e))?;
@@ -696,7 +697,8 @@ impl Engine for RocksEngine {
                 self.unflushed_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 self.filter.range_tombstones.store(ranges);
                 self.filter.schema.store(schema);
-                Ok(())
+                drop(writer);
+                self.cut_large_blocks()
             }
             Err(e) => {
                 // What was noted before is older, so it counts.

@@ -6,9 +6,11 @@
 use crate::reap::{Reaper, Rules, Verdict};
 use crate::view::RangeTombstones;
 use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
 use rocksdb::CompactionDecision;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,11 +26,13 @@ use tidemark_runtime::SharedClock;
 pub(super) struct FilterState {
     pub(super) dir: PathBuf,
     pub(super) schema: ArcSwapOption<TableSchema>,
-    pub(super) range_tombstones: ArcSwap<std::collections::BTreeSet<crate::key::RangeTombstone>>,
+    pub(super) range_tombstones: ArcSwap<BTreeSet<crate::key::RangeTombstone>>,
     pub(super) clock: SharedClock,
     pub(super) cells_dropped: AtomicU64,
     /// Filters made: one for each compaction.
     pub(super) compactions: AtomicU64,
+    /// Keys of series records that grew above their bound; see `RocksEngine::cut_large_blocks`.
+    pub(super) large: Mutex<BTreeSet<Vec<u8>>>,
 }
 
 impl FilterState {

@@ -15,11 +15,12 @@ use super::filter::FilterState;
 use super::source::RocksSource;
 use crate::api::EngineError;
 use crate::ops::Edit;
-use crate::series::Merger;
 use crate::series::collect::{Edits, Left};
+use crate::series::limits::BLOCK_BYTES_TARGET;
 use crate::series::merged::Merged;
-use crate::series::source::{RecordPlace, SeriesSource, group_range};
-use crate::series::unite::{Reading, unite};
+use crate::series::source::{RecordPlace, SeriesSource, group_range, record_number};
+use crate::series::unite::{Reading, is_joined, unite};
+use crate::series::{Merger, segments_as_blocks};
 use crate::source::{FactSource, Place};
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
@@ -38,7 +39,15 @@ const MERGE_NAME: &str = "tidemark.series";
 
 /// Adds what the column family of series records has beyond the others.
 pub(super) fn configure(options: &mut Options, filter: &Arc<FilterState>) {
-    options.set_merge_operator(MERGE_NAME, unite_operands, unite_operands);
+    let state = filter.clone();
+    let full = move |key: &[u8], there: Option<&[u8]>, operands: &MergeOperands| {
+        let united = unite_operands(key, there, operands)?;
+        if united.len() > BLOCK_BYTES_TARGET && !is_joined(&united) {
+            state.note_large(key);
+        }
+        Some(united)
+    };
+    options.set_merge_operator(MERGE_NAME, full, unite_operands);
     options.set_compaction_filter_factory(SeriesFilterFactory(filter.clone()));
 }
 
@@ -46,6 +55,16 @@ pub(super) fn configure(options: &mut Options, filter: &Arc<FilterState>) {
 fn unite_operands(_key: &[u8], there: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<u8>> {
     let values: Vec<&[u8]> = there.into_iter().chain(operands.iter()).collect();
     unite(values.iter().copied())
+}
+
+impl FilterState {
+    /// Notes a block above its bound. A key that finds no room is noted again when it is merged the next time.
+    fn note_large(&self, key: &[u8]) {
+        let mut large = self.large.lock();
+        if large.len() < LARGE_MAX {
+            large.insert(key.to_vec());
+        }
+    }
 }
 
 /// Makes a filter for each compaction of a tablet's series records.
@@ -311,6 +330,57 @@ impl RocksEngine {
         records.status()
     }
 
+    /// Cuts blocks that grew above their bound: all segments but the newest move to records of their own. Where in its time
+    /// block a fact stands means nothing, since reads unite all records of one, so this changes no answer; and a crash in
+    /// between loses no more than the cut.
+    pub(super) fn cut_large_blocks(&self) -> Result<(), EngineError> {
+        let large = std::mem::take(&mut *self.filter.large.lock());
+        let mut merger = Merger::new();
+        for key in large {
+            // A record that was cut before is full, and stays.
+            if record_number(&key).is_none() {
+                let _writer = self.writer.lock();
+                self.cut_block(&key, &mut merger)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn cut_block(&self, key: &[u8], merger: &mut Merger) -> Result<(), EngineError> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        if let Some(end) = prefix_end(key) {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut records = SeriesRecords::new(self, self.db.raw_iterator_cf_opt(self.series_cf(), options));
+        records.seek(key);
+        let mut number = 0;
+        let mut block = None;
+        while let Some((found, value)) = records.entry() {
+            match record_number(found) {
+                None => block = Some(value.to_vec()),
+                Some(taken) => number = number.max(taken.saturating_add(1)),
+            }
+            records.next();
+        }
+        records.status()?;
+        let Some(block) = block else { return Ok(()) };
+        let damaged = |e| self.corruption(format!("{e}: series record {key:02x?}"));
+        // What a reader gets may be several records behind each other.
+        let block = merger.merge([&block[..]]).map_err(damaged)?;
+        let mut parts = segments_as_blocks(&block).map_err(damaged)?;
+        let Some(newest) = parts.pop().filter(|_| !parts.is_empty()) else {
+            return Ok(());
+        };
+        let mut batch = rocksdb::WriteBatch::default();
+        for part in parts {
+            batch.put_cf(self.series_cf(), [key, &number.to_be_bytes()].concat(), part);
+            number = number.saturating_add(1);
+        }
+        batch.put_cf(self.series_cf(), key, newest);
+        self.write_edits(batch)
+    }
+
     /// Notes one change of a collection: what stands in a series record waits in `edits`, the rest goes into `batch`.
     pub(super) fn push_placed_edit(
         &self,
@@ -348,6 +418,8 @@ impl RocksEngine {
     }
 }
 
+/// Blocks that wait to be cut: some 100 bytes each.
+const LARGE_MAX: usize = 1_024;
 /// Records that are rewritten under one hold of the writer's lock: some milliseconds.
 const REWRITTEN_AT_ONCE: usize = 64;
 
@@ -356,6 +428,7 @@ mod tests {
     use super::*;
     use crate::rocks::{RocksSettings, RocksShared};
     use crate::{Engine, GarbageCut};
+    use tidemark_base::aggregate::{AggregateSpec, Aggregates};
     use tidemark_base::schema::Layout;
     use tidemark_base::{CellRef, FamilySettings, ReadSpec, RegionId, Stamp};
     use tidemark_runtime::ManualClock;
@@ -409,6 +482,66 @@ mod tests {
             iterator.next();
         }
         count
+    }
+
+    /// A device that writes without end into one time block makes several records of bounded size, and no other answers.
+    #[test]
+    fn blocks_above_their_bound_are_cut() {
+        const ROUNDS: i64 = 6;
+        const TICKS: i64 = 20_000;
+        let shared = RocksShared::new(RocksSettings::default()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let engine = RocksEngine::open(&dir.path().join("t"), &shared, ManualClock::new(1_000).shared()).unwrap();
+        let mut endless = schema();
+        endless.families[0].layout = Layout::Series {
+            block_micros: i64::from(u32::MAX),
+        };
+        engine.set_schema(Arc::new(endless));
+        for round in 0..ROUNDS {
+            let mut batch = engine.write_batch();
+            for tick in 0..TICKS {
+                let version = tick * ROUNDS + round;
+                for qualifier in [b"a", b"b"] {
+                    // Nothing that could be packed.
+                    let value =
+                        (version as u64 + 7).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(qualifier[0]) << 33;
+                    batch.put_cell(CellRef {
+                        row: b"r",
+                        family: FamilyId::derive("s", 0),
+                        qualifier,
+                        version,
+                        stamp: Stamp {
+                            hlc: (version as u64) << 16,
+                            ..Stamp::MIN
+                        },
+                        value: &value.to_be_bytes(),
+                    });
+                }
+            }
+            batch.commit().unwrap();
+            engine.flush().unwrap();
+            engine.compact();
+            engine.flush().unwrap();
+        }
+        assert!(records(&engine) > 1);
+        let mut iterator = engine.db.raw_iterator_cf(engine.series_cf());
+        iterator.seek_to_first();
+        while let Some((key, value)) = iterator.item() {
+            assert!(
+                value.len() < 3 * BLOCK_BYTES_TARGET,
+                "{} bytes at {key:02x?}",
+                value.len()
+            );
+            iterator.next();
+        }
+        let found = visible(&engine, 0);
+        assert_eq!(found.len() as i64, ROUNDS * TICKS * 2);
+        let newest_first: Vec<i64> = (0..ROUNDS * TICKS).rev().collect();
+        assert_eq!(found[..newest_first.len()], newest_first, "every tick, once, in order");
+        let mut sums = Aggregates::new(AggregateSpec::default());
+        engine.aggregate(&ReadSpec::default(), 0, &mut sums).unwrap();
+        let counted: u64 = sums.groups().map(|(_, _, stats)| stats.count + stats.others).sum();
+        assert_eq!(counted as i64, ROUNDS * TICKS * 2);
     }
 
     #[test]

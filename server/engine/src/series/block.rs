@@ -122,6 +122,22 @@ pub fn for_each_segment<'a>(
     Ok(())
 }
 
+/// Each segment of a block as a block of its own, oldest first: together they are the same facts.
+pub(crate) fn segments_as_blocks(block: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
+    let mut r = Reader::new(open(block)?);
+    if r.u8()? != BLOCK {
+        return Err(Malformed("not a block of format 1"));
+    }
+    let mut blocks = Vec::new();
+    while !r.is_empty() {
+        let mut part = vec![BLOCK];
+        put_slice(&mut part, r.slice(block.len(), "a segment is too long")?);
+        seal(&mut part, 0);
+        blocks.push(part);
+    }
+    Ok(blocks)
+}
+
 /// The only segment of a stored value that is one block; `None` for everything else.
 pub fn single_segment(value: &[u8]) -> Result<Option<Segment<'_>>, Malformed> {
     if value.first() != Some(&BLOCK) {

@@ -58,6 +58,7 @@ mod tick;
 pub(crate) mod unite;
 mod values;
 
+pub(crate) use block::segments_as_blocks;
 pub use block::{Encoder, Merger, for_each_segment, single_segment};
 pub use facts::{Column, Facts, Fate, Tick, digest};
 pub use fixed::ByteOrder;

@@ -123,6 +123,12 @@ pub(crate) fn group_range(key: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
     Ok(([group, &[KIND_SERIES]].concat(), [group, &[KIND_BEHIND]].concat()))
 }
 
+/// Which of several records of its time block a record is; none for the first, to which ticks go.
+pub(crate) fn record_number(key: &[u8]) -> Option<u32> {
+    let tail = key.get(group_len(key).ok()? + 1 + VERSION_BYTES..)?;
+    tail.try_into().ok().map(u32::from_be_bytes)
+}
+
 /// Where a record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordPlace {

@@ -63,6 +63,11 @@ pub(crate) fn unite<'a>(values: impl Iterator<Item = &'a [u8]> + Clone) -> Optio
     Some(out)
 }
 
+/// True for what is made for a reader and never stored.
+pub(crate) fn is_joined(value: &[u8]) -> bool {
+    value.first() == Some(&JOINED)
+}
+
 /// Calls `each` for what a stored value or joined values hold: ticks and blocks.
 pub(super) fn for_each_value<'a>(
     value: &'a [u8],

@@ -11,5 +11,6 @@ mod quarantine;
 mod replication;
 mod restarts;
 mod sensors;
+mod series;
 mod single;
 mod wiped;
