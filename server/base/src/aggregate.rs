@@ -160,7 +160,15 @@ pub struct Aggregates {
     spec: AggregateSpec,
     columns: BTreeMap<GroupKey, Buckets>,
     groups: usize,
-    looked_up: Option<GroupKey>,
+    open: Option<Open>,
+}
+
+/// The group that was added to last: what comes next is usually of the same. It stands in `columns`, without these.
+#[derive(Debug)]
+struct Open {
+    key: GroupKey,
+    bucket: i64,
+    stats: Stats,
 }
 
 impl Aggregates {
@@ -180,9 +188,9 @@ impl Aggregates {
     /// Adds a cell.
     pub fn add(&mut self, row: &[u8], family: FamilyId, qualifier: &[u8], version: i64, value: &[u8]) -> Result<()> {
         let number = self.spec.form.number(value);
-        let mut stats = Stats::default();
-        stats.add(number);
-        self.add_stats(row, family, qualifier, self.spec.bucket(version), &stats)
+        let bucket = self.spec.bucket(version);
+        self.group(row, family, qualifier, bucket)?.add(number);
+        Ok(())
     }
 
     /// Adds numbers of one column, in any order of versions; equally many of both. NaN counts as no number.
@@ -203,15 +211,11 @@ impl Aggregates {
                 Some(length) => {
                     let end = bucket.saturating_add(length.max(1));
                     let inside = |version: &i64| (bucket..end).contains(version);
-                    from + versions[from..]
-                        .iter()
-                        .position(|v| !inside(v))
-                        .unwrap_or(versions.len() - from)
+                    let beyond = versions[from..].iter().position(|version| !inside(version));
+                    beyond.map_or(versions.len(), |beyond| from + beyond)
                 }
             };
-            let mut stats = Stats::default();
-            stats.add_all(&numbers[from..run]);
-            self.add_stats(row, family, qualifier, bucket, &stats)?;
+            self.group(row, family, qualifier, bucket)?.add_all(&numbers[from..run]);
             from = run;
         }
         Ok(())
@@ -226,37 +230,55 @@ impl Aggregates {
         bucket: i64,
         stats: &Stats,
     ) -> Result<()> {
-        let row = if self.spec.by_row { row } else { &[] };
-        let same = |key: &GroupKey| key.family == family && key.qualifier == qualifier && key.row == row;
-        if !self.looked_up.as_ref().is_some_and(same) {
-            self.looked_up = Some(GroupKey {
-                row: Bytes::copy_from_slice(row),
-                family,
-                qualifier: Bytes::copy_from_slice(qualifier),
-            });
-        }
-        let Some(key) = &self.looked_up else { return Ok(()) };
-        if !self.columns.contains_key(key) {
-            self.columns.insert(key.clone(), Buckets::new());
-        }
-        let Some(buckets) = self.columns.get_mut(key) else {
-            return Ok(());
-        };
-        match buckets.get_mut(&bucket) {
-            Some(there) => there.merge(stats),
-            None => {
-                if self.groups == limits::AGGREGATE_GROUPS_MAX {
-                    return Err(too_many_groups());
-                }
-                self.groups += 1;
-                buckets.insert(bucket, *stats);
-            }
-        }
+        self.group(row, family, qualifier, bucket)?.merge(stats);
         Ok(())
     }
 
+    /// Opens a group.
+    fn group(&mut self, row: &[u8], family: FamilyId, qualifier: &[u8], bucket: i64) -> Result<&mut Stats> {
+        let row = if self.spec.by_row { row } else { &[] };
+        let same = |open: &Open| {
+            open.bucket == bucket && open.key.family == family && open.key.qualifier == qualifier && open.key.row == row
+        };
+        if !self.open.as_ref().is_some_and(same) {
+            self.close();
+            let key = GroupKey {
+                row: Bytes::copy_from_slice(row),
+                family,
+                qualifier: Bytes::copy_from_slice(qualifier),
+            };
+            let known = self
+                .columns
+                .get(&key)
+                .is_some_and(|buckets| buckets.contains_key(&bucket));
+            if !known && self.groups == limits::AGGREGATE_GROUPS_MAX {
+                return Err(too_many_groups());
+            }
+            self.groups += usize::from(!known);
+            self.columns.entry(key.clone()).or_default().entry(bucket).or_default();
+            let stats = Stats::default();
+            self.open = Some(Open { key, bucket, stats });
+        }
+        match &mut self.open {
+            Some(open) => Ok(&mut open.stats),
+            None => Err(Error::internal("a group that was opened is not open")),
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(Open { key, bucket, stats }) = self.open.take() {
+            self.columns
+                .entry(key)
+                .or_default()
+                .entry(bucket)
+                .or_default()
+                .merge(&stats);
+        }
+    }
+
     /// The groups in order of row, family, qualifier, bucket.
-    pub fn groups(&self) -> impl Iterator<Item = (&GroupKey, i64, &Stats)> {
+    pub fn groups(&mut self) -> impl Iterator<Item = (&GroupKey, i64, &Stats)> {
+        self.close();
         let of = |(key, buckets)| std::iter::zip(std::iter::repeat(key), buckets);
         let all = self.columns.iter().flat_map(of);
         all.map(|(key, (bucket, stats)): (&GroupKey, (&i64, &Stats))| (key, *bucket, stats))
@@ -286,7 +308,7 @@ mod tests {
         }
     }
 
-    fn listed(all: &Aggregates) -> Vec<(String, i64, u64, f64)> {
+    fn listed(all: &mut Aggregates) -> Vec<(String, i64, u64, f64)> {
         let name = |key: &GroupKey| String::from_utf8([&key.row[..], b"/", &key.qualifier[..]].concat()).unwrap();
         all.groups()
             .map(|(key, at, stats)| (name(key), at, stats.count, stats.sum))
@@ -353,7 +375,7 @@ mod tests {
                 .iter()
                 .map(|(n, b, c, s)| ((*n).to_owned(), *b, *c, *s))
                 .collect();
-            assert_eq!(listed(&all), expected);
+            assert_eq!(listed(&mut all), expected);
         }
     }
 

@@ -74,7 +74,7 @@ pub async fn aggregate(
         unite(&mut all, &answer?, &table.schema)?;
     }
     drop(turn);
-    Ok(wire(&all, &FamilyNames::of(&table.schema))?)
+    Ok(wire(&mut all, &FamilyNames::of(&table.schema))?)
 }
 
 fn wanted(request: &v1::AggregateRequest) -> Result<AggregateSpec> {
@@ -121,9 +121,9 @@ impl Part<'_> {
                     replica.read_barrier().await?;
                 }
                 let schema = replica.schema();
-                let groups = replica.aggregate(spec, now_micros, wanted).await?;
+                let mut groups = replica.aggregate(spec, now_micros, wanted).await?;
                 wire(
-                    &groups,
+                    &mut groups,
                     &FamilyNames::of(schema.as_deref().unwrap_or(&self.table.schema)),
                 )
             }
@@ -161,7 +161,7 @@ fn too_large() -> Error {
     Error::invalid("ANSWER_TOO_LARGE", message).action("ask for fewer rows, longer buckets, or no grouping by row")
 }
 
-fn wire(all: &Aggregates, names: &FamilyNames) -> Result<v1::AggregateResponse> {
+fn wire(all: &mut Aggregates, names: &FamilyNames) -> Result<v1::AggregateResponse> {
     let mut bytes = 0;
     let mut groups = Vec::new();
     for (key, bucket, stats) in all.groups() {
@@ -217,9 +217,9 @@ mod tests {
                     all.add(b"r", family, b"q", version, &value).unwrap();
                 }
             }
-            unite(&mut united, &wire(&tablet, &names).unwrap(), &schema).unwrap();
+            unite(&mut united, &wire(&mut tablet, &names).unwrap(), &schema).unwrap();
         }
-        let (whole, united) = (wire(&whole, &names).unwrap(), wire(&united, &names).unwrap());
+        let (whole, united) = (wire(&mut whole, &names).unwrap(), wire(&mut united, &names).unwrap());
         assert_eq!(whole, united);
         assert_eq!(whole.groups.len(), 3);
         schema.families.clear();

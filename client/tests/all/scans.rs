@@ -1,8 +1,6 @@
 //! Scans that break in the middle, at message borders and inside rows.
 
-mod fake;
-
-use fake::{FakeRegion, options};
+use crate::fake::{FakeRegion, options};
 use futures::TryStreamExt;
 use std::time::Duration;
 use tidemark_client::{Client, Count, Filter, RetryPolicy, Row, RowRange, ScanRequest};

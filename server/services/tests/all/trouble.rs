@@ -1,9 +1,7 @@
 //! What a caller is told while parts of a region are away: nothing that is not certain.
 
-#![allow(clippy::unwrap_used)] // These are tests, their short forms included.
-
-mod world;
-
+use crate::world::World;
+use crate::world::request::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tidemark_base::{Error, ErrorKind, TabletId};
@@ -13,8 +11,6 @@ use tidemark_services::errors::{from_status, from_wire, to_status};
 use tidemark_services::forward::{Answerer, Forwarding, Repeat, at_leader};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
-use world::World;
-use world::request::*;
 
 const TABLET: TabletId = TabletId(2);
 

@@ -1,8 +1,6 @@
 //! Writes against a region that misbehaves: order, memory, results, and what the client learns.
 
-mod fake;
-
-use fake::{FakeRegion, Fault, eventually, options};
+use crate::fake::{FakeRegion, Fault, eventually, options};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use tidemark_client::{Client, ErrorKind, RetryPolicy, RowMutation, Rule, SERVER_VERSION, WriterOptions};

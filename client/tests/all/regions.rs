@@ -1,8 +1,6 @@
 //! Losing a region and coming back.
 
-mod fake;
-
-use fake::{FakeRegion, eventually, options};
+use crate::fake::{FakeRegion, eventually, options};
 use std::time::{Duration, Instant};
 use tidemark_client::{Client, RowMutation, SERVER_VERSION, ScanRequest, WriterOptions};
 

@@ -1,14 +1,10 @@
 //! Two regions of one node each, over their gRPC services: switched on, shipped both ways, equal.
 
-#![allow(clippy::unwrap_used)] // These are tests, their short forms included.
-
-mod world;
-
+use crate::world::request::*;
+use crate::world::{DEADLINE, Node, World};
 use tidemark_base::{ErrorKind, NodeId, RegionId, TabletId};
 use tidemark_proto::v1;
 use tidemark_services::errors::from_status;
-use world::request::*;
-use world::{DEADLINE, Node, World};
 
 async fn add_peer(at: &Node, name: &str, region: u32, peer: &Node) {
     let add = v1::AddPeerRequest {

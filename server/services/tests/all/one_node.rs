@@ -1,9 +1,7 @@
 //! One node, everything behind its gRPC listener: tables, data, errors, reflection.
 
-#![allow(clippy::unwrap_used)] // These are tests, their short forms included.
-
-mod world;
-
+use crate::world::request::*;
+use crate::world::{DEADLINE, World};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use tidemark_base::cells::for_each_cell;
@@ -12,8 +10,6 @@ use tidemark_proto::v1;
 use tidemark_services::errors::from_status;
 use tokio_stream::StreamExt;
 use tonic::Code;
-use world::request::*;
-use world::{DEADLINE, World};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_is_made_and_its_first_write_works() {

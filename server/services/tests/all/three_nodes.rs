@@ -1,17 +1,13 @@
 //! Three nodes on sockets: any of them answers, by passing on at most once; leaders die and are found again.
 
-#![allow(clippy::unwrap_used)] // These are tests, their short forms included.
-
-mod world;
-
+use crate::world::request::*;
+use crate::world::{DEADLINE, World, eventually};
 use std::time::Duration;
 use tidemark_base::{ErrorKind, TabletId};
 use tidemark_proto::v1;
 use tidemark_services::call::FORWARDED;
 use tidemark_services::errors::from_status;
 use tonic::metadata::MetadataValue;
-use world::request::*;
-use world::{DEADLINE, World, eventually};
 
 const TABLET: TabletId = TabletId(2);
 
