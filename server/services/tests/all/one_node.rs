@@ -64,7 +64,7 @@ async fn a_table_is_made_and_its_first_write_works() {
     node.tables().drop_table(drop).await.unwrap();
     let gone = node
         .data()
-        .read(world::request::read("telemetry", &["a"]))
+        .read(crate::world::request::read("telemetry", &["a"]))
         .await
         .unwrap_err();
     assert_eq!(from_status(&gone).error.reason(), "TABLE_UNKNOWN");

@@ -279,7 +279,7 @@ async fn another_incarnation_of_a_node_is_refused_both_ways() {
         "both fill in what they know"
     );
     let mut client = PeerClient::new(one.channel());
-    let incarnation = |node: &world::Node| node.context.identity.incarnation.clone();
+    let incarnation = |node: &crate::world::Node| node.context.identity.incarnation.clone();
     let hello = |from_incarnation: &str, to_incarnation: &str| PingRequest {
         hello: Some(Hello {
             cluster: "test".into(),
