@@ -2,7 +2,7 @@
 
 use crate::connect::Context;
 use crate::failure::{Code, Failure, Result};
-use crate::output::one;
+use crate::output::{Form, one};
 use clap::Args;
 use std::path::PathBuf;
 use tidemark_bench::{Setting, Workload};
@@ -45,8 +45,10 @@ pub(crate) async fn run(bench: Bench, context: &Context) -> Result<()> {
         std::fs::write(path, text + "\n").map_err(|error| Failure::from(error).doing(&path.display().to_string()))?;
     }
     let fields = report.fields();
-    let fields: Vec<(&str, serde_json::Value)> = fields.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
-    one(context.form, &fields)?;
+    let fields = fields.iter().map(|(name, value)| (name.as_str(), value.clone()));
+    // People have just typed the options, and they would make the table wider than any terminal.
+    let shown = fields.filter(|(name, _)| context.form != Form::Table || *name != "options");
+    one(context.form, &shown.collect::<Vec<_>>())?;
     let failed = report.errors + report.wrong;
     if failed > 0 {
         let what = format!(

@@ -65,9 +65,13 @@ impl Shelf {
                     format!("-DoutputDirectory={}", dir.display()),
                 ]))?;
         }
+        // What is on the shelf counts, whatever is asked for.
+        let jar = found(&dir, ".jar")?;
+        let name = jar.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        let version = name.strip_prefix(artifact).unwrap_or(name).trim_start_matches('-');
         Ok(Package {
-            dir,
             version: version.to_owned(),
+            dir,
         })
     }
 }

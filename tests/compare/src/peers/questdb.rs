@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tidemark_bench::fleet::Fleet;
 
-const VERSION: &str = "8.3.3";
+const VERSION: &str = "9.2.2";
 /// Its log is applied to the tables behind the answers; how long that may take.
 const APPLIED_WITHIN: Duration = Duration::from_secs(120);
 
@@ -19,6 +19,7 @@ pub(super) struct QuestDb {
     process: Process,
     host: String,
     root: PathBuf,
+    version: String,
     fleet: Fleet,
 }
 
@@ -50,6 +51,7 @@ pub(super) fn start(site: &Site) -> Result<QuestDb> {
         process,
         host,
         root,
+        version: package.version,
         fleet: site.fleet.clone(),
     })
 }
@@ -57,7 +59,7 @@ pub(super) fn start(site: &Site) -> Result<QuestDb> {
 impl Peer for QuestDb {
     fn about(&self) -> About {
         About {
-            version: VERSION.to_owned(),
+            version: self.version.clone(),
             copies: 1,
             durability: "none: written to its log without fsync (its default)",
             how: "line protocol over HTTP; one table, a symbol column for the device, a column a metric; other listeners off",
