@@ -1,6 +1,6 @@
 //! The table that is measured.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -33,10 +33,14 @@ impl Layout {
 }
 
 /// The one place where a layout becomes a family's setting.
-fn family(layout: Layout) -> Result<Family> {
-    match layout {
-        Layout::Cells => Ok(Family::new(FAMILY)),
-        Layout::Series => bail!("this client cannot create families with layout series yet; take --layout cells"),
+fn family(layout: Layout) -> Family {
+    let layout = match layout {
+        Layout::Cells => tidemark_client::Layout::Cells,
+        Layout::Series => tidemark_client::Layout::Series { block: None },
+    };
+    Family {
+        layout: Some(layout),
+        ..Family::new(FAMILY)
     }
 }
 
@@ -53,7 +57,7 @@ pub async fn create(client: &Client, name: &str, layout: Layout, split_at: Vec<V
     let spec = TableSpec {
         split_at,
         if_not_exists: true,
-        ..TableSpec::new(name, [family(layout)?])
+        ..TableSpec::new(name, [family(layout)])
     };
     admin.create_table(spec).await?;
     wait_for_leaders(client, name).await?;

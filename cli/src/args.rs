@@ -1,8 +1,8 @@
 //! The command line's declaration: global flags and the list of commands. Each command declares its own arguments.
 
 use crate::commands::{
-    aggregate, bench, check_put, cluster, completions, count, delete, digest, export, get, import, increment, peer, put,
-    replication, scan, table,
+    aggregate, bench, check_put, cluster, completions, count, delete, digest, export, get, import, increment, peer,
+    put, replication, scan, table,
 };
 use crate::output::Form;
 use crate::times::duration;

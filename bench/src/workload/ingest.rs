@@ -1,7 +1,7 @@
 //! `ingest`: the readings of a fleet, in batches of ticks.
 //!
 //! Each client has its own run of neighbouring devices, as a collector has in the field, and writes tick after tick of all
-//! of them. An op is a batch: so many ticks through a writer of its own, and its latency is that of the slowest row.
+//! of them. An op is a batch of so many ticks, and its latency is that of the slowest row.
 
 use super::{Load, Setting, metered, options_of};
 use crate::drive::{Done, Pace, Worker};
@@ -44,6 +44,9 @@ pub struct Ingest {
     /// Ticks of a batch
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub batch: u64,
+    /// Hand ticks one by one to the client's writer, which makes the batches, instead of sending them as batches
+    #[arg(long)]
+    pub writer: bool,
 }
 
 impl Ingest {
@@ -81,9 +84,7 @@ impl Ingest {
     pub(super) fn workers(&self, table: &Table) -> Vec<Collector> {
         let clients = self.load.clients.unwrap_or(CLIENTS).min(self.fleet.devices);
         let parts = self.fleet.parts(clients).into_iter();
-        parts
-            .map(|part| Collector::new(table, part, &self.fleet, self.batch))
-            .collect()
+        parts.map(|part| Collector::new(table, part, self)).collect()
     }
 
     /// The rate is given in samples, ops are batches.
@@ -98,27 +99,49 @@ impl Ingest {
 
 /// Writes the readings of some devices.
 pub(super) struct Collector {
-    writer: Writer,
+    way: Way,
     part: Part,
     names: Arc<[String]>,
-    batch: u64,
+    batch: usize,
+}
+
+/// How rows go to the cluster.
+enum Way {
+    Batches(Table, Vec<RowMutation>),
+    Writer(Writer),
 }
 
 impl Collector {
-    fn new(table: &Table, part: Part, fleet: &Fleet, batch: u64) -> Collector {
+    fn new(table: &Table, part: Part, ingest: &Ingest) -> Collector {
+        let batch = ingest.batch as usize;
         let options = WriterOptions {
             // A batch is cut by its number of rows alone, and sent when it is complete.
             batch_bytes: usize::MAX,
-            batch_rows: batch as usize,
+            batch_rows: batch,
             linger: Duration::from_secs(1),
             ..WriterOptions::default()
         };
+        let way = match ingest.writer {
+            true => Way::Writer(table.writer(options)),
+            false => Way::Batches(table.clone(), Vec::with_capacity(batch)),
+        };
         Collector {
-            writer: table.writer(options),
+            way,
             part,
-            names: fleet.metric_names().into(),
+            names: ingest.fleet.metric_names().into(),
             batch,
         }
+    }
+
+    /// The next tick as a mutation.
+    fn tick(&mut self) -> Option<RowMutation> {
+        let tick = self.part.tick()?;
+        let columns = self.names.iter().zip(tick.values);
+        Some(
+            columns.fold(RowMutation::new(fleet::row(tick.device)), |row, (name, value)| {
+                row.put(FAMILY, name, tick.version, value.to_be_bytes())
+            }),
+        )
     }
 }
 
@@ -129,18 +152,25 @@ impl Worker for Collector {
 
     async fn run(&mut self) -> std::result::Result<Done, ClientError> {
         let mut done = Done::default();
-        while done.rows < self.batch {
-            let Some(tick) = self.part.tick() else { break };
-            let columns = self.names.iter().zip(tick.values);
-            let mutation = columns.fold(RowMutation::new(fleet::row(tick.device)), |row, (name, value)| {
-                row.put(FAMILY, name, tick.version, value.to_be_bytes())
-            });
+        while done.rows < self.batch as u64 {
+            let Some(mutation) = self.tick() else { break };
             done.rows += 1;
             done.samples += mutation.len() as u64;
-            // The ticket is dropped: `flush` tells the first error of the batch, and one is enough to count it as failed.
-            drop(self.writer.write(mutation).await?);
+            match &mut self.way {
+                Way::Batches(_, rows) => rows.push(mutation),
+                // The ticket is dropped: `flush` tells the first error of the batch, and one is enough to count it as
+                // failed.
+                Way::Writer(writer) => drop(writer.write(mutation).await?),
+            }
         }
-        self.writer.flush().await?;
+        match &mut self.way {
+            Way::Batches(table, rows) => {
+                let written = table.mutate_rows(rows).await;
+                rows.clear();
+                written?;
+            }
+            Way::Writer(writer) => writer.flush().await?,
+        }
         Ok(done)
     }
 }

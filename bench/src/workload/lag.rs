@@ -105,6 +105,7 @@ impl Lag {
             layout: self.layout,
             tablets: self.tablets,
             batch: self.batch,
+            writer: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The workloads: one file each, with its options and its workers.
 
+mod aggregate;
 mod idle;
 mod ingest;
 mod lag;
@@ -40,7 +41,7 @@ pub enum Workload {
     /// Read the whole table through a filter
     Scan(scan::Scan),
     /// Count, sum, least, greatest and mean of each metric by time bucket
-    Aggregate(scan::Aggregate),
+    Aggregate(aggregate::Aggregate),
     /// The mixes of the Yahoo! Cloud Serving Benchmark
     Ycsb(ycsb::Ycsb),
     /// How long writes take to be seen in the other region

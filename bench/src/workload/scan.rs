@@ -1,15 +1,14 @@
-//! `scan` and `aggregate`: the whole table, each client its own part of the rows.
+//! `scan`: the whole table, each client its own part of the rows.
 
 use super::{Load, Setting, metered, options_of};
 use crate::drive::{Done, Pace, Worker};
-use crate::fleet::{self, Fleet, SECOND};
+use crate::fleet::{self, Fleet};
 use crate::report::{Report, round};
 use crate::table::{self, FAMILY};
 use anyhow::Result;
 use clap::Args;
 use futures::TryStreamExt;
 use serde::Serialize;
-use std::collections::HashMap;
 use tidemark_base::RowRange;
 use tidemark_client::{ClientError, CompareOp, Filter, ScanRequest, Table};
 
@@ -36,26 +35,6 @@ pub struct Scan {
     pub rounds: u64,
 }
 
-/// Options of `aggregate`.
-#[derive(Args, Clone, Debug, Serialize)]
-pub struct Aggregate {
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub fleet: Fleet,
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub load: Load,
-    /// The table, loaded by `ingest` with the same fleet
-    #[arg(long, default_value = "bench")]
-    pub table: String,
-    /// Seconds of a bucket
-    #[arg(long, default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    pub bucket_seconds: u64,
-    /// How often the table is read
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub rounds: u64,
-}
-
 impl Scan {
     pub(super) async fn run(&self, setting: &Setting) -> Result<Report> {
         let mut filter = Filter::new().families([FAMILY]);
@@ -73,7 +52,6 @@ impl Scan {
             request: ScanRequest::range(range).filter(filter.clone()),
             cells: all_come_back.then_some(cells),
             rounds: self.rounds,
-            buckets: None,
         });
         let (mut report, _) = metered(
             setting,
@@ -89,34 +67,8 @@ impl Scan {
     }
 }
 
-impl Aggregate {
-    pub(super) async fn run(&self, setting: &Setting) -> Result<Report> {
-        let table = table::existing(&setting.client, &self.table).await?;
-        let bucket_micros = self.bucket_seconds as i64 * SECOND;
-        let workers = ranges(&self.fleet, self.load.clients).map(|(range, cells)| Scanner {
-            table: table.clone(),
-            request: ScanRequest::range(range).filter(Filter::new().families([FAMILY])),
-            cells: Some(cells),
-            rounds: self.rounds,
-            buckets: Some(Buckets::new(bucket_micros)),
-        });
-        let (mut report, _) = metered(
-            setting,
-            "aggregate",
-            &["part"],
-            workers.collect(),
-            endless(&self.load),
-            options_of(self),
-        )
-        .await?;
-        read_figures(&mut report, &self.fleet, self.rounds);
-        report.note("COMPUTED AT THE CLIENT: the server offers no aggregates yet, so every cell crosses the wire");
-        Ok(report)
-    }
-}
-
 /// A part of the rows a client, and how many cells it holds.
-fn ranges(fleet: &Fleet, clients: Option<u64>) -> impl Iterator<Item = (RowRange, u64)> {
+pub(super) fn ranges(fleet: &Fleet, clients: Option<u64>) -> impl Iterator<Item = (RowRange, u64)> {
     let fleet = fleet.clone();
     let clients = clients.unwrap_or(2).min(fleet.devices);
     (0..clients).map(move |n| {
@@ -132,11 +84,11 @@ fn ranges(fleet: &Fleet, clients: Option<u64>) -> impl Iterator<Item = (RowRange
 }
 
 /// Workers end by themselves after their rounds.
-fn endless(load: &Load) -> Pace {
+pub(super) fn endless(load: &Load) -> Pace {
     load.pace(u64::MAX)
 }
 
-fn read_figures(report: &mut Report, fleet: &Fleet, rounds: u64) {
+pub(super) fn read_figures(report: &mut Report, fleet: &Fleet, rounds: u64) {
     let read = fleet.samples() * rounds;
     report.figure("cells_read", read);
     report.figure("cells_read_per_s", round(read as f64 / report.seconds, 0));
@@ -153,7 +105,6 @@ struct Scanner {
     /// How many cells must come, where that is known.
     cells: Option<u64>,
     rounds: u64,
-    buckets: Option<Buckets>,
 }
 
 impl Worker for Scanner {
@@ -168,61 +119,9 @@ impl Worker for Scanner {
         while let Some(row) = rows.try_next().await? {
             done.rows += 1;
             done.samples += row.cells.len() as u64;
-            if let Some(buckets) = &mut self.buckets {
-                row.cells
-                    .iter()
-                    .for_each(|cell| buckets.add(&cell.qualifier, cell.version, &cell.value));
-            }
         }
         done.wrong = self.cells.is_some_and(|cells| cells != done.samples);
         Ok(done)
-    }
-}
-
-/// What is known of a metric in a time bucket.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Bucket {
-    count: u64,
-    sum: f64,
-    least: f64,
-    greatest: f64,
-}
-
-/// Buckets by metric and time.
-#[derive(Debug)]
-struct Buckets {
-    micros: i64,
-    by_metric: HashMap<Vec<u8>, HashMap<i64, Bucket>>,
-}
-
-impl Buckets {
-    fn new(micros: i64) -> Buckets {
-        Buckets {
-            micros,
-            by_metric: HashMap::new(),
-        }
-    }
-
-    /// Values that are no 8-byte floats are passed over, as a server would have to.
-    fn add(&mut self, metric: &[u8], version: i64, value: &[u8]) {
-        let Ok(bytes) = value.try_into() else { return };
-        let value = f64::from_be_bytes(bytes);
-        if !self.by_metric.contains_key(metric) {
-            self.by_metric.insert(metric.to_vec(), HashMap::new());
-        }
-        let Some(buckets) = self.by_metric.get_mut(metric) else {
-            return;
-        };
-        let bucket = buckets.entry(version.div_euclid(self.micros)).or_insert(Bucket {
-            count: 0,
-            sum: 0.0,
-            least: f64::INFINITY,
-            greatest: f64::NEG_INFINITY,
-        });
-        bucket.count += 1;
-        bucket.sum += value;
-        bucket.least = bucket.least.min(value);
-        bucket.greatest = bucket.greatest.max(value);
     }
 }
 
@@ -240,22 +139,5 @@ mod tests {
             assert_eq!(parts.iter().filter(holds).count(), 1, "device {device}");
         }
         assert_eq!(ranges(&fleet, Some(1)).next().map(|p| p.0), Some(RowRange::all()));
-    }
-
-    #[test]
-    fn buckets_hold_count_sum_least_and_greatest() {
-        let mut buckets = Buckets::new(60 * SECOND);
-        for (second, value) in [(0, 3.0), (59, 1.0), (60, 7.0)] {
-            buckets.add(b"m", second * SECOND, &f64::to_be_bytes(value));
-        }
-        buckets.add(b"m", 0, b"text");
-        let first = Bucket {
-            count: 2,
-            sum: 4.0,
-            least: 1.0,
-            greatest: 3.0,
-        };
-        assert_eq!(buckets.by_metric[&b"m"[..]][&0], first);
-        assert_eq!(buckets.by_metric[&b"m"[..]][&1].count, 1);
     }
 }

@@ -13,7 +13,10 @@ async fn report(tidemark: &Tidemark, workload: &[&str]) -> Result<Value> {
     let arguments: Vec<&str> = ["--output", "json", "bench"].iter().chain(workload).copied().collect();
     let said = tidemark.ok(&arguments).await?;
     let report: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
-    ensure!(report["errors"] == 0 && report["wrong"] == 0 && report["unsent"] == 0, "{report}");
+    ensure!(
+        report["errors"] == 0 && report["wrong"] == 0 && report["unsent"] == 0,
+        "{report}"
+    );
     Ok(report)
 }
 
@@ -22,10 +25,16 @@ async fn what_is_loaded_is_read_back_whole() {
     alone(Duration::from_secs(120), async {
         let scene = Scene::one(1, "").await?;
         let tidemark = Tidemark::new(&scene.world.regions[0].addresses())?;
-        let pid = scene.world.regions[0].nodes[0].pid().context("the node runs")?.to_string();
+        let pid = scene.world.regions[0].nodes[0]
+            .pid()
+            .context("the node runs")?
+            .to_string();
         let loading = ["--batch", "100", "--clients", "3", "--fresh", "--server-pids", &pid];
         let loaded = report(&tidemark, &[&["ingest"], &FLEET[..], &loading[..]].concat()).await?;
-        ensure!(loaded["samples"] == 24_000 && loaded["rows_per_s"].as_u64() > Some(0), "{loaded}");
+        ensure!(
+            loaded["samples"] == 24_000 && loaded["rows_per_s"].as_u64() > Some(0),
+            "{loaded}"
+        );
         ensure!(loaded["server_rss_mb"].as_u64() > Some(0), "{loaded}");
         let count = scene.clients[0].table("bench").count(ScanRequest::all()).await?;
         ensure!((count.rows, count.cells) == (20, 24_000), "{count:?}");
@@ -39,7 +48,7 @@ async fn what_is_loaded_is_read_back_whole() {
         let scan = report(&tidemark, &[&["scan"], &FLEET[..]].concat()).await?;
         ensure!(scan["samples"] == 24_000, "{scan}");
         let aggregate = report(&tidemark, &[&["aggregate"], &FLEET[..]].concat()).await?;
-        ensure!(aggregate["notes"].to_string().contains("COMPUTED AT THE CLIENT"), "{aggregate}");
+        ensure!(aggregate["samples"] == 24_000, "{aggregate}");
         Ok(())
     })
     .await;
@@ -51,7 +60,17 @@ async fn every_mix_runs_and_reports_its_kinds_of_ops() {
         let scene = Scene::one(1, "").await?;
         let tidemark = Tidemark::new(&scene.world.regions[0].addresses())?;
         for mix in ["a", "b", "c", "d", "e", "f"] {
-            let options = ["ycsb", "--mix", mix, "--records", "200", "--ops", "100", "--clients", "4"];
+            let options = [
+                "ycsb",
+                "--mix",
+                mix,
+                "--records",
+                "200",
+                "--ops",
+                "100",
+                "--clients",
+                "4",
+            ];
             let ran = report(&tidemark, &options).await?;
             ensure!(ran["ops"] == 100, "{mix}: {ran}");
             ensure!((mix == "a") <= ran["update_p50_ms"].is_number(), "{mix}: {ran}");
@@ -69,11 +88,25 @@ async fn lag_is_seen_between_two_regions() {
         let scene = Scene::two(1).await?;
         let tidemark = Tidemark::new(&scene.world.regions[0].addresses())?;
         let west = scene.world.regions[1].addresses().join(",");
-        let load = ["--rate", "2000", "--seconds", "2", "--batch", "20", "--clients", "2", "--probes", "10"];
+        let load = [
+            "--rate",
+            "2000",
+            "--seconds",
+            "2",
+            "--batch",
+            "20",
+            "--clients",
+            "2",
+            "--probes",
+            "10",
+        ];
         let options = [&["--region-addresses", &west, "lag"], &FLEET[..], &load[..]].concat();
         let ran = report(&tidemark, &options).await?;
         ensure!(ran["ops"] == 20 && ran["load_errors"] == 0, "{ran}");
-        ensure!(ran["p50_ms"].as_f64() > Some(0.0) && ran["link_bytes"].as_u64() > Some(0), "{ran}");
+        ensure!(
+            ran["p50_ms"].as_f64() > Some(0.0) && ran["link_bytes"].as_u64() > Some(0),
+            "{ran}"
+        );
         Ok(())
     })
     .await;
