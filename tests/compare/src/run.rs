@@ -146,10 +146,15 @@ fn measure(peer: &mut dyn Peer, site: &Site, options: &Options) -> Result<Figure
         );
     }
     let copies = u64::from(peer.about().copies);
-    figures(loaded, cost, settled, peer.disk_bytes()? / copies, pids.is_empty())
+    let log = peer.log_bytes()?;
+    let bytes = (peer.disk_bytes()? - log) / copies;
+    let mut figures = figures(loaded, cost, settled, pids.is_empty())?;
+    figures.bytes_per_sample = bytes as f64 / loaded.samples as f64;
+    figures.log_mb = (log / copies) as f64 / 1e6;
+    Ok(figures)
 }
 
-fn figures(loaded: Loaded, cost: Cost, settled: Option<Cost>, bytes: u64, in_process: bool) -> Result<Figures> {
+fn figures(loaded: Loaded, cost: Cost, settled: Option<Cost>, in_process: bool) -> Result<Figures> {
     let samples = loaded.samples as f64;
     let cpu = |cost: &Cost| (cost.server_cpu_s + cost.client_cpu_s) * 1e6 / samples;
     let rss = if in_process {
@@ -162,7 +167,8 @@ fn figures(loaded: Loaded, cost: Cost, settled: Option<Cost>, bytes: u64, in_pro
         cpu_us_per_sample: cpu(&cost),
         client_cpu_us_per_sample: cost.client_cpu_s * 1e6 / samples,
         settle_cpu_us_per_sample: settled.map(|settled| (cpu(&settled) - cpu(&cost)).max(0.0)),
-        bytes_per_sample: bytes as f64 / samples,
+        bytes_per_sample: 0.0,
+        log_mb: 0.0,
         batch_p50_ms: loaded.latency.p50,
         batch_p99_ms: loaded.latency.p99,
         rss_mb: rss as f64 / 1e6,
@@ -179,6 +185,7 @@ pub fn median(row: &Row) -> Option<Figures> {
         client_cpu_us_per_sample: of(|f| f.client_cpu_us_per_sample)?,
         settle_cpu_us_per_sample: middle(settle),
         bytes_per_sample: of(|f| f.bytes_per_sample)?,
+        log_mb: of(|f| f.log_mb)?,
         batch_p50_ms: of(|f| f.batch_p50_ms)?,
         batch_p99_ms: of(|f| f.batch_p99_ms)?,
         rss_mb: of(|f| f.rss_mb)?,

@@ -16,8 +16,10 @@ pub struct Figures {
     pub client_cpu_us_per_sample: f64,
     /// More that it took to come to rest; `None` if the peer was started again for that.
     pub settle_cpu_us_per_sample: Option<f64>,
-    /// Of one copy, at rest.
+    /// Of one copy, at rest, without its log.
     pub bytes_per_sample: f64,
+    /// What its log still takes then, one copy, where that is apart; it does not grow with the data.
+    pub log_mb: f64,
     /// Half of the batches took no longer.
     pub batch_p50_ms: f64,
     /// All but a hundredth of the batches took no longer.
@@ -122,6 +124,7 @@ impl Verdict {
             "client",
             "settle",
             "bytes",
+            "log MB",
             "p50 ms",
             "p99 ms",
             "RSS MB",
@@ -140,6 +143,7 @@ impl Verdict {
                 m.settle_cpu_us_per_sample
                     .map_or("?".to_owned(), |cpu| format!("{cpu:.2}")),
                 format!("{:.2}", m.bytes_per_sample),
+                format!("{:.0}", m.log_mb),
                 format!("{:.1}", m.batch_p50_ms),
                 format!("{:.1}", m.batch_p99_ms),
                 format!("{:.0}", m.rss_mb),
@@ -166,7 +170,8 @@ impl Verdict {
             }
         );
         text += "CPU is of client and servers while loading, per sample; client is its part; settle comes on top until the\n";
-        text += "files are at rest. Bytes are of one copy, per sample, at rest.\n\n";
+        text += "files are at rest, ? where the peer is started again for that. Bytes are of one copy, per sample, at rest, without the\n";
+        text += "log, which does not grow with the data and stands beside it.\n\n";
         for row in &self.peers {
             if let Some(about) = &row.about {
                 text += &format!("{} {}: {}\n", row.peer, about.version, about.how);

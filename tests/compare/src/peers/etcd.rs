@@ -158,6 +158,10 @@ impl Peer for Etcd {
         disk_bytes(&self.data)
     }
 
+    fn log_bytes(&self) -> Result<u64> {
+        disk_bytes(&self.data.join("member/wal"))
+    }
+
     fn samples(&mut self) -> Result<Option<u64>> {
         let everything = Range {
             key: vec![0],

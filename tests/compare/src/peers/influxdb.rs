@@ -123,6 +123,10 @@ impl Peer for InfluxDb {
         Ok(disk_bytes(&self.dir.join("data"))? + disk_bytes(&self.dir.join("wal"))?)
     }
 
+    fn log_bytes(&self) -> Result<u64> {
+        disk_bytes(&self.dir.join("wal"))
+    }
+
     fn samples(&mut self) -> Result<Option<u64>> {
         let path = "/query?db=bench&q=SELECT%20count(metric_00)%20FROM%20m";
         let answer = Connection::open(&self.host)?.request("GET", path, b"")?;

@@ -67,8 +67,12 @@ pub trait Peer {
     fn sender(&self) -> Result<Box<dyn Sender>>;
     /// Brings what was loaded into the form in which it stays on disk, as far as the store offers that.
     fn settle(&mut self) -> Result<()>;
-    /// Bytes on disk, all copies together.
+    /// Bytes on disk, all copies together, log included.
     fn disk_bytes(&self) -> Result<u64>;
+    /// Its write-ahead log's part of them, as far as that is apart: it does not grow with the data.
+    fn log_bytes(&self) -> Result<u64> {
+        Ok(0)
+    }
     /// How many samples it says it has; `None` if it cannot be asked.
     fn samples(&mut self) -> Result<Option<u64>>;
     /// Ends it.

@@ -2,7 +2,8 @@
 
 use super::{About, Peer, Site};
 use crate::load::{Batch, Sender};
-use crate::process::disk_bytes;
+use crate::process::{Process, disk_bytes};
+use crate::web::answers;
 use anyhow::{Context, Result};
 use std::time::{Duration, Instant};
 use tidemark_bench::fleet::{self, Fleet};
@@ -13,12 +14,20 @@ use tokio::runtime::Handle;
 
 const NODES: u64 = 3;
 const TABLETS: u64 = 4;
-/// Nothing asks a server to compact; it is waited until its files stay as they are.
-const SETTLED_AFTER: Duration = Duration::from_secs(5);
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// Its files are at rest when they have stayed the same for so long.
+const SETTLED_AFTER: Duration = Duration::from_secs(6);
+const SETTLED_WITHIN: Duration = Duration::from_secs(90);
+/// Memory and log of the second start, so that what was written goes to the tablets' files and leaves the log.
+const SMALL: [(&str, &str); 2] = [
+    ("TIDEMARK_STORAGE__MEMTABLES", "4MiB"),
+    ("TIDEMARK_STORAGE__LOG_SEGMENT", "1MiB"),
+];
 
 pub(super) struct Tidemark {
     world: World,
+    /// The servers after their second start.
+    again: Vec<Process>,
     table: Table,
     fleet: Fleet,
     runtime: Handle,
@@ -39,6 +48,7 @@ pub(super) fn start(site: &Site, layout: Layout) -> Result<Tidemark> {
         let table = table::create(&client, "bench", layout, site.fleet.splits(TABLETS), false).await?;
         Ok(Tidemark {
             world,
+            again: Vec::new(),
             table,
             fleet: site.fleet.clone(),
             runtime: site.runtime.clone(),
@@ -72,7 +82,21 @@ impl Peer for Tidemark {
         }))
     }
 
+    /// What was written last stays in memory and in the log until there is more, and nothing asks a server to flush; for the
+    /// bytes on disk it is started again with little memory and a short log, after everything else was measured.
     fn settle(&mut self) -> Result<()> {
+        let region = &mut self.world.regions[0];
+        region.stop_all(Duration::from_secs(30))?;
+        let binary = tidemark_harness::world::binary("tidemarkd")?;
+        let environment = SMALL.map(|(name, value)| (name, value.to_owned()));
+        for node in &region.nodes {
+            let arguments = ["--config".to_owned(), node.config_path().display().to_string()];
+            let process = Process::start(&binary, &arguments, &environment, &node.log_path())?;
+            self.again.push(process);
+        }
+        for (process, node) in self.again.iter_mut().zip(&region.nodes) {
+            process.wait_ready(READY_WITHIN, || answers(&node.spec().admin, "/readyz"))?;
+        }
         let deadline = Instant::now() + SETTLED_WITHIN;
         let (mut last, mut since) = (0, Instant::now());
         while since.elapsed() < SETTLED_AFTER && Instant::now() < deadline {
@@ -85,7 +109,7 @@ impl Peer for Tidemark {
         Ok(())
     }
 
-    /// Everything below the data directories: tablets, their memtables' part of the Raft log, the catalog.
+    /// Everything below the data directories: tablets, Raft log, catalog.
     fn disk_bytes(&self) -> Result<u64> {
         let nodes = self.world.regions[0].nodes.iter();
         nodes.map(|node| disk_bytes(&node.data_dir())).sum()
@@ -96,7 +120,15 @@ impl Peer for Tidemark {
         Ok(Some(count.cells))
     }
 
+    fn log_bytes(&self) -> Result<u64> {
+        let nodes = self.world.regions[0].nodes.iter();
+        nodes.map(|node| disk_bytes(&node.data_dir().join("log"))).sum()
+    }
+
     fn stop(mut self: Box<Self>) -> Result<()> {
+        for process in std::mem::take(&mut self.again) {
+            process.stop()?;
+        }
         self.world.regions[0]
             .stop_all(Duration::from_secs(30))
             .context("tidemarkd")
