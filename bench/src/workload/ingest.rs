@@ -5,7 +5,7 @@
 
 use super::{Load, Setting, metered, options_of};
 use crate::drive::{Done, Pace, Worker};
-use crate::fleet::{self, Fleet, Part};
+use crate::fleet::{self, Fleet, Part, Tick};
 use crate::report::{Report, round};
 use crate::schedule::Rate;
 use crate::table::{self, FAMILY, Layout};
@@ -135,14 +135,18 @@ impl Collector {
 
     /// The next tick as a mutation.
     fn tick(&mut self) -> Option<RowMutation> {
-        let tick = self.part.tick()?;
-        let columns = self.names.iter().zip(tick.values);
-        Some(
-            columns.fold(RowMutation::new(fleet::row(tick.device)), |row, (name, value)| {
-                row.put(FAMILY, name, tick.version, value.to_be_bytes())
-            }),
-        )
+        self.part.tick().map(|tick| mutation(&tick, &self.names))
     }
+}
+
+/// A tick as one row mutation: a column a metric, its value as an 8-byte big-endian float.
+pub fn mutation(tick: &Tick<'_>, names: &[String]) -> RowMutation {
+    let bytes = names.iter().map(|name| name.len() + 8).sum();
+    let row = RowMutation::with_capacity(fleet::row(tick.device), names.len(), bytes);
+    let columns = names.iter().zip(tick.values);
+    columns.fold(row, |row, (name, value)| {
+        row.put(FAMILY, name, tick.version, value.to_be_bytes())
+    })
 }
 
 impl Worker for Collector {

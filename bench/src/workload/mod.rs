@@ -9,6 +9,8 @@ mod scan;
 mod ycsb;
 mod zipf;
 
+pub use ingest::mutation;
+
 use crate::drive::{Measured, Pace, Worker, drive};
 use crate::meter::Meter;
 use crate::report::Report;

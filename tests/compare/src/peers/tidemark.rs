@@ -6,8 +6,9 @@ use crate::process::{Process, disk_bytes};
 use crate::web::answers;
 use anyhow::{Context, Result};
 use std::time::{Duration, Instant};
-use tidemark_bench::fleet::{self, Fleet};
-use tidemark_bench::table::{self, FAMILY, Layout};
+use tidemark_bench::fleet::{Fleet, Tick};
+use tidemark_bench::table::{self, Layout};
+use tidemark_bench::workload::mutation;
 use tidemark_client::{Client, ClientOptions, RowMutation, ScanRequest, Table};
 use tidemark_harness::{World, WorldOptions};
 use tokio::runtime::Handle;
@@ -144,10 +145,12 @@ struct RowSender {
 impl Sender for RowSender {
     fn send(&mut self, batch: &Batch) -> Result<()> {
         let rows = batch.iter().map(|(device, version, values)| {
-            let columns = self.names.iter().zip(values);
-            columns.fold(RowMutation::new(fleet::row(device)), |row, (name, value)| {
-                row.put(FAMILY, name, version, value.to_be_bytes())
-            })
+            let tick = Tick {
+                device,
+                version,
+                values,
+            };
+            mutation(&tick, &self.names)
         });
         let rows: Vec<RowMutation> = rows.collect();
         self.runtime.block_on(self.table.mutate_rows(&rows))?;
