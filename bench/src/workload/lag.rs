@@ -86,6 +86,12 @@ impl Lag {
         let loaded_for = load.elapsed.as_secs_f64().max(1e-9);
         report.figure("load_samples_per_s", round(load.samples as f64 / loaded_for, 0));
         report.figure("load_errors", load.errors);
+        // What was used was used for the load: for each probe it would mean nothing.
+        (report.cpu_us_per_op, report.client_cpu_us_per_op) = (None, None);
+        let micros = report
+            .cost
+            .map(|cost| (cost.server_cpu_s + cost.client_cpu_s) * 1e6 / load.samples.max(1) as f64);
+        report.cpu_us_per_sample = micros;
         // What it would be as rows of versions, names and values: 8 bytes each and the names once a tick.
         let raw = load.samples * (8 + 8 + "metric_00".len() as u64);
         let shipped = after.bytes_shipped.saturating_sub(before.bytes_shipped);
