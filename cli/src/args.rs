@@ -1,8 +1,8 @@
 //! The command line's declaration: global flags and the list of commands. Each command declares its own arguments.
 
 use crate::commands::{
-    aggregate, check_put, cluster, completions, count, delete, digest, export, get, import, increment, peer, put,
-    replication, scan, table,
+    aggregate, bench, check_put, cluster, completions, count, delete, digest, export, get, import, increment, peer,
+    put, replication, scan, table,
 };
 use crate::output::Form;
 use crate::times::duration;
@@ -91,6 +91,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Cluster(cluster::Command),
     Digest(digest::Digest),
+    Bench(bench::Bench),
     Completions(completions::Completions),
 }
 

@@ -40,12 +40,22 @@ impl Context {
 
     /// Connects; each request is tried for `timeout`.
     pub(crate) async fn client_with(&self, timeout: Duration) -> Result<Client> {
+        self.connect(timeout, 1).await
+    }
+
+    /// Connects, with several connections to each node.
+    pub(crate) async fn client_over(&self, connections: usize) -> Result<Client> {
+        self.connect(self.timeout_or(TIMEOUT), connections).await
+    }
+
+    async fn connect(&self, timeout: Duration, connections: usize) -> Result<Client> {
         let began = Instant::now();
         let least = Duration::from_millis(10);
         let mut options = ClientOptions::builder()
             .region(REGIONS[0], self.global.address.clone())
             .request_timeout(timeout.clamp(least, Duration::from_secs(30)))
             .first_answer_within(timeout.clamp(least, FIRST_ANSWER))
+            .connections_per_node(connections)
             .retry(RetryPolicy {
                 deadline: timeout.max(least),
                 ..RetryPolicy::default()

@@ -52,6 +52,7 @@ fn help_begins_with_examples_and_names_every_command() {
         "peer",
         "cluster",
         "digest",
+        "bench",
         "completions",
     ];
     for command in commands {

@@ -63,11 +63,17 @@ pub(crate) enum Unencodable {
 impl RowMutation {
     /// No mutation yet; at least one is needed to write it.
     pub fn new(row: impl AsRef<[u8]>) -> RowMutation {
+        RowMutation::with_capacity(row, 0, 0)
+    }
+
+    /// The same, with room for so many mutations whose qualifiers and values have so many bytes together. Growing step by
+    /// step instead was more than half of what a client used that wrote ticks of ten cells as fast as it could.
+    pub fn with_capacity(row: impl AsRef<[u8]>, mutations: usize, bytes: usize) -> RowMutation {
         RowMutation {
             row: Bytes::copy_from_slice(row.as_ref()),
             families: Vec::new(),
-            ops: Vec::new(),
-            data: Vec::new(),
+            ops: Vec::with_capacity(mutations),
+            data: Vec::with_capacity(bytes),
             may_repeat: true,
         }
     }

@@ -11,6 +11,7 @@ use crate::writer::{Writer, WriterOptions, Written};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use rand::RngCore;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidemark_base::{BatchBuilder, ErrorKind, PackedBatch, RowRange, VersionRange, limits};
 use tidemark_proto::v1;
@@ -121,12 +122,46 @@ impl Table {
         let attempt = |target: Target| {
             let mutation = &mutation;
             async move {
-                let batch = self.encode(&target, mutation)?;
+                let batch = self.encode(&target, [mutation])?;
                 let tablet = target.tablet_id();
                 self.write_batch(&target, tablet, batch).await
             }
         };
         self.shared.call(self.call(Some(mutation.row()), safety), attempt).await
+    }
+
+    /// Writes a batch that the caller has made, in one request a tablet: each row atomically, rows of one key in their
+    /// order. For loads that come in batches; a [`Writer`] makes batches of single writes.
+    ///
+    /// Every mutation must be one that may be repeated ([`RowMutation::may_repeat`]), because all of a tablet's are sent
+    /// again when some of them failed. After an error each row may or may not be written. Two calls at the same time
+    /// have no order between them.
+    pub async fn mutate_rows(&self, rows: &[RowMutation]) -> Result<()> {
+        if let Some(row) = rows.iter().find(|row| !row.may_repeat()) {
+            let message = format!("the mutation of {:?} may not be sent twice", row.row());
+            let error = ClientError::new(ErrorKind::InvalidArgument, "NOT_REPEATABLE", message);
+            return Err(error.action_is("give its puts versions, or write it by mutate_row or a writer"));
+        }
+        let region = self.region.unwrap_or_else(|| self.shared.active());
+        let view = self.shared.routing(region, &self.name, None).await.ok();
+        let mut groups: BTreeMap<Option<usize>, Vec<&RowMutation>> = BTreeMap::new();
+        for row in rows {
+            let tablet = view.as_ref().and_then(|view| view.tablet_of(row.row()));
+            groups.entry(tablet).or_default().push(row);
+        }
+        let writes = groups.values().map(|group| self.mutate_group(group));
+        futures::future::try_join_all(writes).await.map(|_| ())
+    }
+
+    /// Rows that belong to one tablet, as far as that is known; should they not any more, the server cuts the batch.
+    async fn mutate_group(&self, rows: &[&RowMutation]) -> Result<Written> {
+        let attempt = |target: Target| async move {
+            let batch = self.encode(&target, rows.iter().copied())?;
+            let tablet = target.tablet_id();
+            self.write_batch(&target, tablet, batch).await
+        };
+        let first = rows.first().map(|row| &row.row()[..]);
+        self.shared.call(self.call(first, Safety::Repeatable), attempt).await
     }
 
     /// Deletes those versions of every row of a range. Not atomic over rows, and not repeated if its outcome is unknown.
@@ -343,11 +378,18 @@ impl Table {
         }
     }
 
-    fn encode(&self, target: &Target, mutation: &RowMutation) -> std::result::Result<PackedBatch, Failure> {
+    /// At least one row.
+    fn encode<'a>(
+        &self,
+        target: &Target,
+        rows: impl IntoIterator<Item = &'a RowMutation>,
+    ) -> std::result::Result<PackedBatch, Failure> {
         let view = target.view.as_ref().ok_or_else(|| crate::call::no_tablet(&self.name))?;
         let mut batch = BatchBuilder::default();
-        let encoded = mutation.encode(&view.family_ids, &mut batch);
-        encoded.map_err(|error| unencodable(&self.name, error))?;
+        for row in rows {
+            let encoded = row.encode(&view.family_ids, &mut batch);
+            encoded.map_err(|error| unencodable(&self.name, error))?;
+        }
         Ok(batch.finish().expect("one row was added just now"))
     }
 

@@ -1,6 +1,7 @@
 //! One file a command: its arguments with their help, and `run`.
 
 pub(crate) mod aggregate;
+pub(crate) mod bench;
 pub(crate) mod check_put;
 pub(crate) mod cluster;
 pub(crate) mod completions;
@@ -43,6 +44,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Peer(command) => peer::run(command, &context).await,
         Command::Cluster(command) => cluster::run(command, &context).await,
         Command::Digest(command) => digest::run(command, &context).await,
+        Command::Bench(command) => bench::run(command, &context).await,
         Command::Completions(command) => completions::run(&command),
     }
 }

@@ -20,6 +20,47 @@ async fn client(region: &FakeRegion) -> Client {
 }
 
 #[tokio::test]
+async fn a_batch_goes_to_its_tablets_and_again_after_failures() {
+    let region = FakeRegion::start("east", 2, &["row-2"]);
+    let faults = [
+        Fault::Refuse("BUSY"),
+        Fault::Lost,
+        Fault::None,
+        Fault::Refuse("UNAVAILABLE"),
+    ];
+    region.state.lock().faults = faults.into_iter().collect();
+    let table = client(&region).await.table("t");
+    let put = |n: usize, value: &str| RowMutation::new(format!("row-{n}")).put("m", "q", 7, value);
+    let rows: Vec<RowMutation> = (0..4)
+        .map(|n| put(n, "old"))
+        .chain((0..4).map(|n| put(n, "new")))
+        .collect();
+    table.mutate_rows(&rows).await.unwrap();
+    for n in 0..4 {
+        assert_eq!(
+            region.value(&format!("row-{n}"), "q", 7),
+            Some(b"new".to_vec()),
+            "row-{n}"
+        );
+    }
+    table.mutate_rows(&[]).await.unwrap();
+    let unsafe_one = [
+        put(0, "x"),
+        RowMutation::new("row-0").put("m", "q", SERVER_VERSION, "y"),
+    ];
+    let error = table.mutate_rows(&unsafe_one).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.reason()),
+        (ErrorKind::InvalidArgument, "NOT_REPEATABLE")
+    );
+    assert_eq!(
+        region.value("row-0", "q", 7),
+        Some(b"new".to_vec()),
+        "nothing of it was sent"
+    );
+}
+
+#[tokio::test]
 async fn a_rows_mutations_take_effect_in_order_whatever_fails() {
     let region = FakeRegion::start("east", 2, &["row-2"]);
     let faults = (0..400).map(|n| match n % 5 {

@@ -1,6 +1,7 @@
 //! Tests on real processes. One binary, so that linking happens once; one test at a time, see `scene::alone`.
 
 mod bad_input;
+mod bench;
 mod conflicts;
 mod damage;
 mod demo;
