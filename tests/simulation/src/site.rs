@@ -8,6 +8,7 @@ use crate::time::SiteClock;
 use crate::trace::Trace;
 use bytesize::ByteSize;
 use parking_lot::Mutex;
+use rand::Rng;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,24 +21,66 @@ use tidemark_node::tablets::TabletKeeper;
 use tidemark_services::TabletDirectory;
 use tidemark_tablet::{MemoryFactory, Tablet};
 
-/// Names of the regions; a site's name is the first letter and its number.
-pub const REGIONS: [&str; 2] = ["east", "west"];
+/// Names of the regions, of which a run has the first two or all; a site's name is the first letter and its number.
+pub const REGIONS: [&str; 3] = ["east", "west", "north"];
 /// Nodes of each region.
 pub const NODES: u64 = 3;
 /// Size of each node's disk. Small, so that what is kept without need shows.
 const DISK_BYTES: u64 = 64 << 20;
+
+/// Of so many seeds one has three regions: half as much again to simulate, and what only a third region shows needs a
+/// cut between two of them.
+const THREE_REGIONS_EVERY: u32 = 4;
+/// A quarantine bound that a run's rows of an unknown family exceed, so that batches are refused; an entry counts 1 KiB.
+const SMALL_QUARANTINE_BYTES: u64 = 3 << 10;
+/// The smallest run of feed records, so that a backlog needs several.
+const SMALL_RUN_BYTES: usize = 4 << 10;
 
 /// What the seed decides of all nodes.
 #[derive(Clone, Debug)]
 pub struct Shape {
     /// The run's seed.
     pub seed: u64,
+    /// How many regions there are.
+    pub regions: usize,
     /// Bytes of unflushed facts after which a tablet flushes.
     pub flush_bytes: u64,
     /// Entries that the logs keep for followers that lag.
     pub lag_entries: u64,
     /// Between garbage collections, milliseconds.
     pub garbage_ms: u64,
+    /// Runs of feed records are small, and some values are large.
+    pub small_runs: bool,
+    /// The quarantine holds a few rows only: then batches are refused.
+    pub small_quarantine: bool,
+}
+
+impl Shape {
+    /// That of a seed.
+    pub fn of(seed: u64) -> Shape {
+        let mut rng = chance::stream(seed, "shape");
+        Shape {
+            seed,
+            regions: regions(seed),
+            flush_bytes: rng.random_range(2..40) << 10,
+            lag_entries: rng.random_range(8..200),
+            garbage_ms: if rng.random_bool(0.5) {
+                3_600_000
+            } else {
+                rng.random_range(2_000..10_000)
+            },
+            small_runs: rng.random_bool(0.5),
+            small_quarantine: rng.random_bool(0.25),
+        }
+    }
+}
+
+/// How many regions a seed has.
+pub fn regions(seed: u64) -> usize {
+    match chance::stream(seed, "regions").random_ratio(1, THREE_REGIONS_EVERY) {
+        true => REGIONS.len(),
+        false => REGIONS.len() - 1,
+    }
 }
 
 /// A node.
@@ -73,6 +116,16 @@ pub struct Inside {
 /// A site's name.
 pub fn name(region: usize, node: u64) -> String {
     format!("{}{node}", &REGIONS[region][..1])
+}
+
+/// All sites of a region.
+pub fn names(region: usize) -> impl Iterator<Item = String> {
+    (1..=NODES).map(move |node| name(region, node))
+}
+
+/// Pairs of regions that are linked: each with each.
+pub fn pairs(regions: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..regions).flat_map(move |a| (a + 1..regions).map(move |b| (a, b)))
 }
 
 /// Its address.
@@ -179,6 +232,12 @@ impl Site {
         bounds.consensus.snapshot_lag_entries = self.shape.lag_entries;
         bounds.consensus.snapshot_lag_bytes = self.shape.lag_entries * 512;
         bounds.consensus.log_bytes_before_flush = self.shape.flush_bytes;
+        if self.shape.small_runs {
+            bounds.replication.ship_bytes_max = SMALL_RUN_BYTES;
+        }
+        if self.shape.small_quarantine {
+            bounds.tablet.quarantine_bytes_max = SMALL_QUARANTINE_BYTES;
+        }
         Surroundings {
             clock: Arc::new(self.clock.clone()),
             entropy: chance::entropy(self.shape.seed, &format!("{} life {life}", self.name)),
