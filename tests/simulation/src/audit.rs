@@ -12,16 +12,14 @@ use tidemark_checkers::history::{
     Action, Family as FamilyRecord, FinalState, LinkCount, Mutation, Operation, Outcome, SeenRow, Table as TableRecord,
     TableState,
 };
-use tidemark_client::{Client, ClientError, ErrorKind, Family, Peer, TableChange, TableSpec};
+use tidemark_client::{Client, ClientError, Digest, ErrorKind, Family, Peer, TableChange, TableSpec};
 use tidemark_tablet::{ReplicationState, Tablet};
 
 /// Pause between two tries of what has to succeed some time.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Rows at which the shared table is cut: differently in each region, as tables are that were made apart.
 const SPLITS: [&[&str]; 3] = [&["r-06"], &["r-04"], &["gone", "r-08"]];
-/// Tries between two looks at which cell it is that still differs.
-const TRIES_PER_LOOK: u64 = 50;
-/// Tries after which links that do not count alike are a finding.
+/// Tries after which links that do not count alike, or regions that differ although they do, are a finding.
 const COUNT_TRIES: u64 = 50;
 
 /// The tables, for the history.
@@ -172,24 +170,18 @@ pub async fn audit(regions: usize, control: Control, sites: Vec<Arc<Site>>) -> t
         tokio::time::sleep(PAUSE).await;
     }
     let clients = connect_all("audit", regions).await;
-    for tried in 1.. {
-        if are_equal(&clients, &control).await {
-            break;
-        }
-        if tried % TRIES_PER_LOOK == 0 {
-            say_what_differs(&clients, &control).await;
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
+    let digests = settle(&clients, &control, &sites).await;
     let mut finals = Vec::new();
-    for (region, client) in clients.iter().enumerate() {
+    for ((region, client), digest) in clients.iter().enumerate().zip(digests) {
         let mut tables = Vec::new();
         for name in [own_table(region), SHARED.to_owned()] {
             control.awaits(format!("{} does not answer a scan of {name}", REGIONS[region]));
+            let digest = (name == SHARED).then_some(&digest);
             tables.push(TableState {
                 rows: shown(client, &name).await,
                 table: name,
-                ..TableState::default()
+                content_hash: digest.map(|digest| format!("{:032x}", u128::from_be_bytes(digest.content_hash))),
+                stamps_hash: digest.map(|digest| format!("{:032x}", u128::from_be_bytes(digest.stamps_hash))),
             });
         }
         finals.push(FinalState {
@@ -206,8 +198,28 @@ pub async fn audit(regions: usize, control: Control, sites: Vec<Arc<Site>>) -> t
     Ok(())
 }
 
-/// By their own digests.
-async fn are_equal(clients: &[Client], control: &Control) -> bool {
+/// Returns each region's digest when they are equal; or when everything that was made has been applied everywhere for a
+/// while, and they still are not: then they never will be, which the checkers say in their own words.
+async fn settle(clients: &[Client], control: &Control, sites: &[Arc<Site>]) -> Vec<Digest> {
+    let mut applied = 0;
+    loop {
+        if let Some(digests) = digests(clients, control).await {
+            if digests.windows(2).all(|pair| pair[0] == pair[1]) || applied >= COUNT_TRIES {
+                return digests;
+            }
+            let counted = (0..clients.len()).flat_map(|region| links(region, sites));
+            let waiting = counted.filter(|link| link.applied != link.originated).count();
+            control.awaits(format!(
+                "digests differ, and {waiting} links have not applied what was made"
+            ));
+            applied = if waiting == 0 { applied + 1 } else { 0 };
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// None while a region does not answer.
+async fn digests(clients: &[Client], control: &Control) -> Option<Vec<Digest>> {
     let now = Some(time::wall_micros());
     let mut digests = Vec::new();
     for (region, client) in clients.iter().enumerate() {
@@ -215,33 +227,11 @@ async fn are_equal(clients: &[Client], control: &Control) -> bool {
             Ok(digest) => digests.push(digest),
             Err(error) => {
                 control.awaits(format!("{} does not answer a digest: {error}", REGIONS[region]));
-                return false;
+                return None;
             }
         }
     }
-    digests.windows(2).all(|pair| pair[0] == pair[1])
-}
-
-async fn say_what_differs(clients: &[Client], control: &Control) {
-    let first = shown(&clients[0], SHARED).await;
-    for (region, client) in clients.iter().enumerate().skip(1) {
-        let other = shown(client, SHARED).await;
-        let only = |these: &[SeenRow], those: &[SeenRow]| {
-            let row = these.iter().find(|row| !those.contains(row)).cloned();
-            row.map_or("nothing more".to_owned(), |row| format!("{row:?}"))
-        };
-        if first != other {
-            control.awaits(format!(
-                "O5: the regions differ: {} has {}, {} has {}",
-                REGIONS[0],
-                only(&first, &other),
-                REGIONS[region],
-                only(&other, &first)
-            ));
-            return;
-        }
-    }
-    control.awaits("the regions show the same and have different stamps".to_owned());
+    Some(digests)
 }
 
 async fn shown(client: &Client, table: &str) -> Vec<SeenRow> {

@@ -6,8 +6,9 @@
 
 use crate::network;
 use crate::plan::{Kind, Planned};
-use crate::site::{NODES, Site, name, names};
+use crate::site::{NODES, Site, name, names, region_of};
 use crate::trace::Trace;
+use crate::workload::clients;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -174,7 +175,12 @@ impl Faults {
             Kind::SlowDisk(site) => self.sites[site].storage.disk.be_slow(true),
             Kind::FullDisk(site) => self.sites[site].storage.disk.leave_free(FULL_BYTES),
             Kind::FailedSync(site) => self.sites[site].storage.disk.fail_syncs(1),
-            Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Hold(..) | Kind::Isolate(_) | Kind::CutWan(..) => {}
+            Kind::Cut(..)
+            | Kind::CutOneWay(..)
+            | Kind::Hold(..)
+            | Kind::Isolate(_)
+            | Kind::LostAnswers(_)
+            | Kind::CutWan(..) => {}
         }
         self.on.insert(n, on);
         self.times.insert(n, (sim.elapsed(), None));
@@ -200,7 +206,12 @@ impl Faults {
                 self.bounce(sim, site);
             }
             Kind::SlowDisk(site) => self.sites[site].storage.disk.be_slow(false),
-            Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Hold(..) | Kind::Isolate(_) | Kind::CutWan(..) => {}
+            Kind::Cut(..)
+            | Kind::CutOneWay(..)
+            | Kind::Hold(..)
+            | Kind::Isolate(_)
+            | Kind::LostAnswers(_)
+            | Kind::CutWan(..) => {}
         }
         self.set_links(sim);
         if let Some((_, ended)) = self.times.get_mut(&n) {
@@ -221,9 +232,12 @@ impl Faults {
             Kind::FullDisk(site) => disk(site).refused,
             Kind::FailedSync(site) => disk(site).failed_syncs,
             Kind::FlippedBit(site) => disk(site).flipped,
-            Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Hold(..) | Kind::Isolate(_) | Kind::CutWan(..) => {
-                links(kind).iter().map(|(from, to)| network::sent(from, to)).sum()
-            }
+            Kind::Cut(..)
+            | Kind::CutOneWay(..)
+            | Kind::Hold(..)
+            | Kind::Isolate(_)
+            | Kind::LostAnswers(_)
+            | Kind::CutWan(..) => links(kind).iter().map(|(from, to)| network::sent(from, to)).sum(),
         }
     }
 
@@ -249,7 +263,7 @@ impl Faults {
         for kind in kinds {
             match kind {
                 Kind::Hold(a, b) => drop(holding.insert(ordered(a, b))),
-                Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Isolate(_) | Kind::CutWan(..) => {
+                Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Isolate(_) | Kind::LostAnswers(_) | Kind::CutWan(..) => {
                     dropping.extend(links(kind));
                 }
                 _ => {}
@@ -298,6 +312,7 @@ fn links(kind: &Kind) -> Vec<(String, String)> {
                 .flat_map(|other| [(other.clone(), site.clone()), (site.clone(), other)])
                 .collect()
         }
+        Kind::LostAnswers(site) => clients(region_of(site)).map(|client| (site.clone(), client)).collect(),
         Kind::CutWan(a, b) => {
             let pairs = names(*a).flat_map(|here| (1..=NODES).map(move |there| (here.clone(), name(*b, there))));
             pairs
@@ -317,6 +332,7 @@ fn unit(kind: &Kind) -> &'static str {
         Kind::FailedSync(_) => "syncs failed",
         Kind::FlippedBit(_) => "bits",
         Kind::Hold(..) => "messages held",
+        Kind::LostAnswers(_) => "messages to clients lost",
         Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Isolate(_) | Kind::CutWan(..) => "messages sent into the cut",
     }
 }

@@ -19,8 +19,8 @@ pub(crate) fn judge(
 ) -> Result<()> {
     let history = History::read(history);
     let plan = Plan {
-        clock_margin: 2 * plan::greatest_offset(faults).as_nanos() as u64 + 2_000_000,
-        clock_ahead: plan::greatest_lead(faults).as_nanos() as u64,
+        clock_margin: 2 * (plan::greatest_offset(faults) + shape.skew).as_nanos() as u64 + 2_000_000,
+        clock_ahead: (plan::greatest_lead(faults) + shape.skew).as_nanos() as u64,
         writes_min: 100,
         reads_min: 30,
         success_percent_min: 10,
@@ -61,6 +61,7 @@ fn errors_allowed(faults: &[Planned]) -> Vec<String> {
                 "RaftCore::main error",
                 "RaftCore received Notification::StorageError",
                 "replica poisoned",
+                "a tablet of this node cannot start",
                 "garbage collection failed",
             ][..],
             Kind::FullDisk(_) => &["no space for the log", "garbage collection failed"],

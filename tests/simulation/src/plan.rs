@@ -23,6 +23,8 @@ pub enum Kind {
     CutOneWay(String, String),
     /// What the two send to each other waits until the end.
     Hold(String, String),
+    /// What the node says to clients is lost; it hears them, and does what they ask.
+    LostAnswers(String),
     /// The node cannot reach the others of its region, nor they it; clients can.
     Isolate(String),
     /// The two regions cannot reach each other.
@@ -61,6 +63,7 @@ impl Kind {
             Kind::Cut(..) => "cut",
             Kind::CutOneWay(..) => "cut-one-way",
             Kind::Hold(..) => "hold",
+            Kind::LostAnswers(_) => "lost-answers",
             Kind::Isolate(_) => "isolate",
             Kind::CutWan(..) => "cut-wan",
             Kind::ClockOffset(..) => "clock-offset",
@@ -75,6 +78,7 @@ impl Kind {
     pub fn target(&self) -> String {
         match self {
             Kind::Crash(site)
+            | Kind::LostAnswers(site)
             | Kind::Isolate(site)
             | Kind::ClockOffset(site, _)
             | Kind::SlowDisk(site)
@@ -136,6 +140,7 @@ pub fn plan(seed: u64, lasting: Duration) -> Vec<Planned> {
             Kind::FailedSync(_) => 1_000..4_000,
             Kind::CutOneWay(..) | Kind::Cut(..) | Kind::CutWan(..) | Kind::Isolate(_) => 700..7_000,
             Kind::Hold(..) => 700..4_000,
+            Kind::LostAnswers(_) => 700..3_000,
             Kind::ClockOffset(..) => 1_000..8_000,
             Kind::SlowDisk(_) | Kind::FullDisk(_) => 1_000..4_000,
         };
@@ -183,7 +188,7 @@ fn kind(rng: &mut ChaCha8Rng, regions: usize, plan: &[Planned]) -> Kind {
     let b = a % NODES + 1;
     let (here, there) = (name(region, a), name(region, b));
     let flipped = plan.iter().any(|other| matches!(other.kind, Kind::FlippedBit(_)));
-    match rng.random_range(0..100) {
+    match rng.random_range(0..108) {
         0..30 => Kind::Crash(here),
         30..36 => Kind::CrashRegion(region),
         36..41 => Kind::Cut(here, there),
@@ -202,8 +207,9 @@ fn kind(rng: &mut ChaCha8Rng, regions: usize, plan: &[Planned]) -> Kind {
         87..91 => Kind::FullDisk(here),
         91..97 => Kind::FailedSync(here),
         // One node of the run at most: a region needs its quorum back.
-        _ if flipped => Kind::Crash(here),
-        _ => Kind::FlippedBit(here),
+        97..100 if flipped => Kind::Crash(here),
+        97..100 => Kind::FlippedBit(here),
+        _ => Kind::LostAnswers(here),
     }
 }
 
@@ -223,6 +229,6 @@ mod tests {
             words.extend(plan.iter().map(|planned| planned.kind.word()));
             assert!(plan.iter().all(|planned| planned.until <= lasting));
         }
-        assert_eq!(words.len(), 12, "{words:?}");
+        assert_eq!(words.len(), 13, "{words:?}");
     }
 }

@@ -192,9 +192,8 @@ fn drive(options: &Options, shape: &Shape, plan: &[Planned], control: &Control, 
     let mut sim = world(seed, regions, &sites);
     sim.client("setup", audit::setup(regions, control.clone()));
     for (region, name) in REGIONS.iter().enumerate().take(regions) {
-        for number in 0..workload::CLIENTS {
-            let client = workload::run(seed, region, number, control.clone());
-            sim.client(format!("client-{name}-{number}"), client);
+        for (number, host) in workload::clients(region).enumerate() {
+            sim.client(host, workload::run(seed, region, number as u64, control.clone()));
         }
         sim.client(
             format!("rival-{name}"),

@@ -12,7 +12,9 @@ use rand::Rng;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tidemark_base::NodeId;
+use tidemark_base::limits::MAX_SKEW_MS;
 use tidemark_catalog::Catalog;
 use tidemark_node::serve::Node;
 use tidemark_node::settings::{self, SeedSection, Settings, Typed};
@@ -53,7 +55,12 @@ pub struct Shape {
     pub small_runs: bool,
     /// The quarantine holds a few rows only: then batches are refused.
     pub small_quarantine: bool,
+    /// By how much each node's clock is wrong at most, always: less than what a region allows among its nodes (R8).
+    pub skew: Duration,
 }
+
+/// Greatest skew of a seed that has any. Two clocks differ by twice as much, which must stay below what is allowed.
+const SKEW_MAX_MS: u64 = MAX_SKEW_MS * 2 / 5;
 
 impl Shape {
     /// That of a seed.
@@ -71,7 +78,13 @@ impl Shape {
             },
             small_runs: rng.random_bool(0.5),
             small_quarantine: rng.random_bool(0.25),
+            skew: Duration::from_millis(if rng.random_bool(0.4) { SKEW_MAX_MS } else { 0 }),
         }
+    }
+
+    fn skew_micros(&self, site: &str) -> i64 {
+        let most = self.skew.as_micros() as i64;
+        chance::stream(self.seed, &format!("clock {site}")).random_range(-most..=most)
     }
 }
 
@@ -118,6 +131,12 @@ pub fn name(region: usize, node: u64) -> String {
     format!("{}{node}", &REGIONS[region][..1])
 }
 
+/// The region of a site.
+pub fn region_of(site: &str) -> usize {
+    let found = REGIONS.iter().position(|region| region[..1] == site[..1]);
+    found.expect("a site is named after its region")
+}
+
 /// All sites of a region.
 pub fn names(region: usize) -> impl Iterator<Item = String> {
     (1..=NODES).map(move |node| name(region, node))
@@ -141,7 +160,7 @@ impl Site {
         Arc::new(Site {
             region,
             node: NodeId(node),
-            clock: SiteClock::default(),
+            clock: SiteClock::skewed(shape.skew_micros(&name)),
             storage: SimulatedStorage {
                 disk: SimulatedDisk::new(&name, rng, DISK_BYTES, trace.clone()),
                 engines: MemoryFactory::new(),

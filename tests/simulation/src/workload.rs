@@ -35,21 +35,45 @@ const LARGE_BYTES: usize = 900;
 /// Clients of each region.
 pub const CLIENTS: u64 = 3;
 
+/// The hosts of a region's clients that do a bit of everything.
+pub fn clients(region: usize) -> impl Iterator<Item = String> {
+    (0..CLIENTS).map(move |number| format!("client-{}-{number}", REGIONS[region]))
+}
+
 /// The table that only that region has; its rows are linearizable.
 pub fn own_table(region: usize) -> String {
     format!("own-{}", REGIONS[region])
 }
 
-/// A client of one region.
+/// A client of one region that repeats what may be repeated.
 pub async fn connect(who: &str, region: usize, patience: Duration) -> Result<Client, ClientError> {
+    let retry = RetryPolicy {
+        deadline: Duration::from_secs(5),
+        ..RetryPolicy::default()
+    };
+    connect_with(who, region, patience, retry).await
+}
+
+/// A client that tries once. A put that is repeated is a second write with a greater stamp: it may come after what somebody
+/// wrote who had seen the first, and no order of the operations explains that (O8).
+async fn connect_once(who: &str, region: usize, patience: Duration) -> Result<Client, ClientError> {
+    // The pause before a repeat is longer than the time for all attempts together.
+    let never = Duration::from_secs(60);
+    let retry = RetryPolicy {
+        initial: never,
+        max: never,
+        multiplier: 1.0,
+        deadline: Duration::from_secs(2),
+    };
+    connect_with(who, region, patience, retry).await
+}
+
+async fn connect_with(who: &str, region: usize, patience: Duration, retry: RetryPolicy) -> Result<Client, ClientError> {
     let options = ClientOptions::builder()
         .region(REGIONS[region], (1..=NODES).map(|node| address(region, node)))
         .request_timeout(Duration::from_secs(2))
         .first_answer_within(patience)
-        .retry(RetryPolicy {
-            deadline: Duration::from_secs(5),
-            ..RetryPolicy::default()
-        })
+        .retry(retry)
         .dialer(network::dialer(who))
         .build()?;
     Client::connect(options).await
@@ -82,6 +106,8 @@ pub(crate) struct Worker {
     /// The replicated table, once there is a connection.
     pub(crate) shared: Option<Table>,
     own: Option<Table>,
+    /// The same for what is repeated under its token: each must count once (O11).
+    own_repeated: Option<Table>,
     recorder: Recorder,
     control: Control,
 }
@@ -102,6 +128,7 @@ impl Worker {
             large_values: Shape::of(seed).small_runs,
             shared: None,
             own: None,
+            own_repeated: None,
             recorder: control.recorder.clone(),
             control,
         }
@@ -112,23 +139,28 @@ impl Worker {
         if self.shared.is_some() {
             return true;
         }
-        let Ok(client) = connect(who, self.region, Duration::from_secs(2)).await else {
+        let patience = Duration::from_secs(2);
+        let once = connect_once(who, self.region, patience).await;
+        let (Ok(once), Ok(steady)) = (once, connect(who, self.region, patience).await) else {
             tokio::time::sleep(Duration::from_millis(200)).await;
             return false;
         };
-        self.shared = Some(client.table(SHARED));
-        self.own = Some(client.table(&own_table(self.region)));
+        self.shared = Some(once.table(SHARED));
+        self.own = Some(once.table(&own_table(self.region)));
+        self.own_repeated = Some(steady.table(&own_table(self.region)));
         true
     }
 
     async fn step(&mut self) {
         let is_shared = self.rng.random_bool(0.7);
         let table = if is_shared { &self.shared } else { &self.own };
-        let Some(table) = table.clone() else { return };
+        let (Some(table), Some(repeated)) = (table.clone(), self.own_repeated.clone()) else {
+            return;
+        };
         let row = format!("r-{:02}", self.rng.random_range(0..ROWS));
         match self.rng.random_range(0..100) {
-            0..20 if !is_shared => self.increment(&table, &row).await,
-            20..30 if !is_shared => self.compare(&table, &row).await,
+            0..20 if !is_shared => self.increment(&repeated, &row).await,
+            20..30 if !is_shared => self.compare(&repeated, &row).await,
             0..65 => self.put(&table, &row).await,
             65..71 => self.delete_column(&table, &row).await,
             71..74 => self.delete_row(&table, &row).await,
