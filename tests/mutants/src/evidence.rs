@@ -193,13 +193,16 @@ fn of_groups(bug: Bug) -> Vec<Evidence> {
             "a_partitioned_old_leader_answers_no_linearizable_read",
             &["unwrap_err"],
         )],
-        Bug::AckBeforeQuorum => vec![file(
-            Layer::Groups,
-            TABLET,
-            "cluster",
-            "a_leader_without_a_quorum_acknowledges_no_write",
-            &["a write that no quorum has was acknowledged"],
-        )],
+        Bug::AckBeforeQuorum => vec![
+            file(
+                Layer::Groups,
+                TABLET,
+                "cluster",
+                "a_leader_without_a_quorum_acknowledges_no_write",
+                &["a write that no quorum has was acknowledged"],
+            ),
+            seeds(7, &["O6", "linearizable"]),
+        ],
         Bug::SnapshotWithoutMembership => vec![file(
             Layer::Groups,
             CONSENSUS,
