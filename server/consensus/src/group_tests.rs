@@ -3,14 +3,15 @@
 use super::group::holds_on_disk;
 use crate::error::{ProposeError, ReadError};
 use crate::host::{Host, HostOptions};
-use crate::log::MemoryLog;
+use crate::log::{FileLog, FileLogOptions, MemoryLog};
 use crate::raft::{LeaderId, LogId, RaftVote, Types};
 use crate::settings::ConsensusSettings;
-use crate::testing::{MachineDisk, MemoryNetwork};
+use crate::testing::{FaultyDisk, MachineDisk, MemoryNetwork};
 use crate::types::Role;
 use bytes::Bytes;
 use openraft::raft::FlushPoint;
 use openraft::vote::RaftLeaderId;
+use std::sync::Arc;
 use std::time::Duration;
 use tidemark_base::{GroupId, NodeId};
 
@@ -63,6 +64,36 @@ async fn a_panic_in_the_raft_task_is_a_fault_and_the_group_starts_again() {
         again.propose(Bytes::new()).await.unwrap_err(),
         ProposeError::Stopped("stopped".to_string())
     );
+}
+
+/// INV-04. The entry whose sync failed is still readable in memory: a replica that began anew with it would find it there,
+/// write nothing, and tell the leader that it holds it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_group_starts_on_a_log_whose_sync_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultyDisk::new();
+    let options = FileLogOptions {
+        disk: Arc::new(disk.clone()),
+        ..FileLogOptions::default()
+    };
+    let options = HostOptions {
+        node: NODE,
+        log: FileLog::open(&dir.path().join("log"), options).unwrap(),
+        snapshot_dir: dir.path().join("snapshots"),
+        transport: MemoryNetwork::new().transport(NODE),
+        settings: ConsensusSettings::default(),
+    };
+    let host = Host::open(options).await.unwrap();
+    let machine = MachineDisk::new();
+    let group = host.start_group(G, machine.machine()).await.unwrap();
+    group.initialize([NODE].into()).await.unwrap();
+    group.wait_leader_ready(PATIENCE).await.unwrap();
+    disk.fail_next_sync();
+    assert!(group.propose(Bytes::from("one")).await.is_err());
+    host.stop_group(G).await;
+    let again = host.start_group(G, machine.machine()).await;
+    let error = again.map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("poisoned"), "{error}");
 }
 
 fn vote(term: u64, node: u64) -> RaftVote {

@@ -117,6 +117,11 @@ impl Host {
 
     async fn start(&self, id: GroupId, machine: Box<dyn StateMachine>) -> Result<Group, ConsensusError> {
         let inner = &self.inner;
+        // INV-04: what a failed sync was to keep is still in the log's memory. A replica that began anew would find it there,
+        // write nothing, and report it as held; only a restart forgets it.
+        if let Some(reason) = inner.log.poisoned() {
+            return Err(LogError::Poisoned(reason).into());
+        }
         let snapshot_root = inner.snapshot_dir.clone();
         let opening = tidemark_runtime::spawn_blocking(move || MachineShared::open(id, machine, snapshot_root));
         let shared = opening

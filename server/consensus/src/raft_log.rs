@@ -126,6 +126,10 @@ impl RaftLogStorage<Types> for RaftLog {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
         let state = self.store.state(self.group);
+        // INV-04: asked once, at a group's start; see there.
+        if let Some(reason) = self.store.poisoned() {
+            return Err(io_error(LogError::Poisoned(reason)));
+        }
         Ok(LogState {
             last_purged_log_id: state.purged.as_ref().map(raft::log_id),
             last_log_id: state.last.as_ref().map(raft::log_id),

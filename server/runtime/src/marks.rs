@@ -34,8 +34,6 @@ marks! {
     SnapshotInstalled => "snapshot installed",
     /// A leader had proposals under way when it found that it no longer leads.
     LeaderChangedUnderLoad => "leader changed under load",
-    /// A remote fact met a local one of the same coordinate.
-    ConflictSeen => "conflict seen",
     /// A remote row mutation had to wait in quarantine.
     QuarantineUsed => "quarantine used",
     /// A node that had been the leader refused what only a leader may do.

@@ -9,7 +9,7 @@
 //! plan, report   what the run had to do; what was found, for people and machines
 //! writes         who wrote what, and which of two writes certainly has the greater stamp: shared by the checkers
 //! checks/        linearizable, stamps (O4), acknowledged (O6), converged (O5), watermark (O7), causality (O8), atomic (O12),
-//!                crossed (O13), liveness (O14), logs, vacuity
+//!                crossed (O13), liveness (O14), logs, conflicts, vacuity
 //! ```
 //! Every checker is sound: it speaks only of what no correct system can show, whatever the unknown outcomes did. What it
 //! looked at is counted, and [`checks::vacuity`] fails a run whose checkers had nothing to look at.
@@ -67,6 +67,7 @@ pub fn check(history: &History, finals: &[FinalState], logs: &[NodeLog], plan: &
     checks::crossed::check(&evidence, &mut report);
     checks::liveness::check(&evidence, &mut report);
     checks::logs::check(&evidence, &mut report);
+    checks::conflicts::check(&evidence, &mut report);
     checks::vacuity::check(&evidence, &mut report);
     report
 }

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 /// A second, in the run's clock.
 pub const SECOND: Nanos = 1_000_000_000;
 
+/// The mark that two regions wrote one coordinate at the same time. The history has it, so nobody needs to set it.
+pub const CONFLICT_SEEN: &str = "conflict seen";
+
 /// What a run had to do and within which bounds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -13,6 +16,9 @@ pub struct Plan {
     /// Writes of two regions that lie further apart than this on the run's clock have their stamps in that order: twice the
     /// greatest clock offset that the run makes, and the two milliseconds that a stamp rounds away.
     pub clock_margin: Nanos,
+    /// By how much the run puts a clock ahead at most: while some node cannot ask both of its neighbours, such a clock may
+    /// stamp, and peers take what it stamped when its time has come, not before (R8).
+    pub clock_ahead: Nanos,
     /// Acknowledged writes that the run needs.
     pub writes_min: u64,
     /// Answered reads that the run needs.
@@ -37,7 +43,7 @@ pub struct Plan {
     pub serve_within: Nanos,
     /// After the heal (and after the clients stop, if that is later) regions are equal within this.
     pub converge_within: Nanos,
-    /// From `serve_within` after the heal on no stream is staler than this, milliseconds.
+    /// From `serve_within` and `clock_ahead` after the heal on no stream is staler than this, milliseconds.
     pub lag_max_ms: u64,
     /// An ERROR line that contains one of these was to be expected of the faults of this run.
     pub errors_allowed: Vec<String>,
@@ -51,6 +57,7 @@ impl Default for Plan {
     fn default() -> Plan {
         Plan {
             clock_margin: 2_000_000,
+            clock_ahead: 0,
             writes_min: 1,
             reads_min: 1,
             success_percent_min: 10,

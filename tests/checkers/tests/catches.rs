@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // Everything here is a test.
 
 use tidemark_checkers::history::*;
-use tidemark_checkers::plan::Plan;
+use tidemark_checkers::plan::{CONFLICT_SEEN, Plan};
 use tidemark_checkers::{History, Report, check};
 
 const MS: u64 = 1_000_000;
@@ -630,6 +630,13 @@ fn a_run_that_did_nothing_fails() {
     });
     caught("vacuity", "it never happened: leader-changed", |p| p.marks.clear());
     caught("vacuity", "it never happened: leader-changed", |p| p.marks[0].count = 0);
+    let conflict = |p: &mut Parts| p.plan.marks.push(CONFLICT_SEEN.to_owned());
+    caught("vacuity", "it never happened: conflict seen", conflict);
+    passes(|p| {
+        conflict(p);
+        // Operation 4 begins in the other region a millisecond later: within the clocks' margin.
+        p.op(1).returned = Some(29 * MS);
+    });
     caught("vacuity", "reads succeeded", |p| p.plan.reads_min = 100);
     caught("vacuity", "writes succeeded", |p| p.plan.writes_min = 100);
     caught("vacuity", "operations succeeded", |p| {

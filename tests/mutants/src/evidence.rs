@@ -104,11 +104,28 @@ const fn file(
     Evidence { layer, means, says }
 }
 
+/// Seeds of the simulation, of which the first is known to do. The others are for the day on which a change of anything has
+/// made another run of it.
+const fn seeds(first: u64, says: &'static [&'static str]) -> Evidence {
+    let means = Means::Seeds { first, count: SEEDS };
+    Evidence {
+        layer: Layer::Simulation,
+        means,
+        says,
+    }
+}
+
+/// Seeds that are tried until one fails.
+const SEEDS: u64 = 8;
 const CONSENSUS: &str = "tidemark-consensus";
 const ENGINE: &str = "tidemark-engine";
 const TABLET: &str = "tidemark-tablet";
 const CATALOG: &str = "tidemark-catalog";
 const REPLICATION: &str = "tidemark-replication";
+// What invariants of the simulation say first.
+const STATE: &str = "equal state at equal position";
+const WATERMARK: &str = "watermark truth";
+const FEED: &str = "stamps rise";
 
 /// The evidence against a bug. Exhaustive, so that a bug without evidence does not compile.
 pub fn evidence(bug: Bug) -> Vec<Evidence> {
@@ -143,21 +160,27 @@ pub fn evidence(bug: Bug) -> Vec<Evidence> {
 /// Log, votes, reads, members.
 fn of_groups(bug: Bug) -> Vec<Evidence> {
     match bug {
-        Bug::LogNotSynced => vec![rules(
-            CONSENSUS,
-            "log::file_tests::an_entry_is_reported_only_behind_a_sync",
-            &["was reported durable without a sync"],
-        )],
+        Bug::LogNotSynced => vec![
+            rules(
+                CONSENSUS,
+                "log::file_tests::an_entry_is_reported_only_behind_a_sync",
+                &["was reported durable without a sync"],
+            ),
+            seeds(2, &["the Raft log of this node is gone", "committed on a quorum", "O6"]),
+        ],
         Bug::VoteNotSynced => vec![rules(
             CONSENSUS,
             "log::file_tests::a_vote_is_reported_only_behind_a_sync",
             &["was reported durable without a sync"],
         )],
-        Bug::FailedSyncTrusted => vec![rules(
-            CONSENSUS,
-            "log::file_tests::a_failed_sync_poisons_the_store_for_ever",
-            &["Err(LogError::Poisoned(_))"],
-        )],
+        Bug::FailedSyncTrusted => vec![
+            rules(
+                CONSENSUS,
+                "log::file_tests::a_failed_sync_poisons_the_store_for_ever",
+                &["Err(LogError::Poisoned(_))"],
+            ),
+            seeds(2, &["log damaged", "committed on a quorum", "O6"]),
+        ],
         Bug::TornTailTrusted => vec![rules(
             CONSENSUS,
             "log::file_tests::a_write_interrupted_anywhere_is_cut_off",
@@ -170,13 +193,16 @@ fn of_groups(bug: Bug) -> Vec<Evidence> {
             "a_partitioned_old_leader_answers_no_linearizable_read",
             &["unwrap_err"],
         )],
-        Bug::AckBeforeQuorum => vec![file(
-            Layer::Groups,
-            TABLET,
-            "cluster",
-            "a_leader_without_a_quorum_acknowledges_no_write",
-            &["a write that no quorum has was acknowledged"],
-        )],
+        Bug::AckBeforeQuorum => vec![
+            file(
+                Layer::Groups,
+                TABLET,
+                "cluster",
+                "a_leader_without_a_quorum_acknowledges_no_write",
+                &["a write that no quorum has was acknowledged"],
+            ),
+            seeds(7, &["O6", "linearizable"]),
+        ],
         Bug::SnapshotWithoutMembership => vec![file(
             Layer::Groups,
             CONSENSUS,
@@ -193,26 +219,38 @@ fn of_facts(bug: Bug) -> Vec<Evidence> {
     const NEUTRAL: &str = "neutral::schedules_are_neutral_in_memory";
     const SHOWN: &[&str] = &["Test failed: assertion failed: `(left == right)`"];
     match bug {
-        Bug::TieByArrival => vec![file(
-            Layer::Rules,
-            ENGINE,
-            "conformance",
-            "ties::the_greater_region_wins_whichever_comes_first",
-            &["written in the order [2, 1]"],
-        )],
+        Bug::TieByArrival => vec![
+            file(
+                Layer::Rules,
+                ENGINE,
+                "conformance",
+                "ties::the_greater_region_wins_whichever_comes_first",
+                &["written in the order [2, 1]"],
+            ),
+            seeds(2, &["O5 converged"]),
+        ],
         Bug::TombstoneDroppedEarly | Bug::CompactionRestamps => {
-            vec![file(Layer::Rules, ENGINE, "conformance", NEUTRAL, SHOWN)]
+            vec![
+                file(Layer::Rules, ENGINE, "conformance", NEUTRAL, SHOWN),
+                seeds(3, &[STATE, WATERMARK, "O5", "O6", "O8"]),
+            ]
         }
-        Bug::DeleteOvertakesPut => vec![rules(
-            TABLET,
-            "tests::remote::a_delete_hides_an_older_put_that_comes_behind_it",
-            &["a put came back that a newer delete covers"],
-        )],
-        Bug::RowNotNormalised => vec![rules(
-            TABLET,
-            "admit::tests::two_values_at_one_coordinate_of_a_row_mutation_become_the_later_one",
-            &["one stamp cannot order two values (R5)"],
-        )],
+        Bug::DeleteOvertakesPut => vec![
+            rules(
+                TABLET,
+                "tests::remote::a_delete_hides_an_older_put_that_comes_behind_it",
+                &["a put came back that a newer delete covers"],
+            ),
+            seeds(12, &[STATE, WATERMARK, "O5"]),
+        ],
+        Bug::RowNotNormalised => vec![
+            rules(
+                TABLET,
+                "admit::tests::two_values_at_one_coordinate_of_a_row_mutation_become_the_later_one",
+                &["one stamp cannot order two values (R5)"],
+            ),
+            seeds(2, &["two values with one stamp"]),
+        ],
         Bug::DroppedFamilyReturns => vec![rules(
             CATALOG,
             "operation::tests::a_dropped_family_comes_back_as_another_one",
@@ -227,6 +265,7 @@ fn of_facts(bug: Bug) -> Vec<Evidence> {
                 "conditional_writes_are_decided_once",
                 &["each token counts once"],
             ),
+            seeds(9, &["O6", "linearizable"]),
         ],
         _ => Vec::new(),
     }
@@ -236,11 +275,14 @@ fn of_facts(bug: Bug) -> Vec<Evidence> {
 fn of_streams(bug: Bug) -> Vec<Evidence> {
     const KEPT: &str = "tests::remote::facts_keep_their_stamps_and_stay_out_of_the_feed";
     match bug {
-        Bug::CursorBeforeApply => vec![rules(
-            TABLET,
-            "tests::remote::a_full_quarantine_parks_the_stream",
-            &["nothing was taken, so nothing is lost"],
-        )],
+        Bug::CursorBeforeApply => vec![
+            rules(
+                TABLET,
+                "tests::remote::a_full_quarantine_parks_the_stream",
+                &["nothing was taken, so nothing is lost"],
+            ),
+            seeds(2, &[WATERMARK, "O5", "O6"]),
+        ],
         Bug::HlcNotMerged => vec![
             rules(TABLET, KEPT, &["R7"]),
             file(
@@ -260,17 +302,24 @@ fn of_streams(bug: Bug) -> Vec<Evidence> {
                 "three_regions_in_a_mesh_ship_each_write_once_over_each_link",
                 &["ships what was written there, once"],
             ),
+            seeds(2, &[FEED, "O13"]),
         ],
-        Bug::QuarantineNotCounted => vec![rules(
-            TABLET,
-            "tests::remote::unknown_families_wait_whole_and_hold_the_complete_watermark",
-            &["what waits is not complete"],
-        )],
-        Bug::RowCutInTheMiddle => vec![rules(
-            TABLET,
-            "tests::operations::a_row_mutation_stands_whole_in_one_feed_record",
-            &["a record for each batch"],
-        )],
+        Bug::QuarantineNotCounted => vec![
+            rules(
+                TABLET,
+                "tests::remote::unknown_families_wait_whole_and_hold_the_complete_watermark",
+                &["what waits is not complete"],
+            ),
+            seeds(2, &[WATERMARK]),
+        ],
+        Bug::RowCutInTheMiddle => vec![
+            rules(
+                TABLET,
+                "tests::operations::a_row_mutation_stands_whole_in_one_feed_record",
+                &["a record for each batch"],
+            ),
+            seeds(2, &[FEED, "O12"]),
+        ],
         Bug::PausedStreamRetried => vec![rules(
             REPLICATION,
             "stream_core::tests::a_paused_stream_retries_nothing_until_it_is_resumed",

@@ -275,7 +275,8 @@ fn expectations(options: &Options, plan: &Plan) -> tidemark_checkers::Plan {
         Fault::Clock { offset_ms, .. } => offset_ms.unsigned_abs(),
         _ => 0,
     });
-    let mut marks = Vec::new();
+    // Both regions write the rivals' rows all the time.
+    let mut marks = vec![tidemark_checkers::plan::CONFLICT_SEEN];
     if !matches!(options.profile, Profile::WanCut) {
         marks.push(LEADER_CHANGED);
     }

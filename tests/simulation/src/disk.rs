@@ -1,7 +1,6 @@
 //! The files of a node's Raft log in memory, with an explicit unsynced buffer: what was written is readable at once and
 //! durable only after a sync. A crash keeps what was synced, and of the rest a prefix, a torn piece, or nothing.
 
-use crate::time;
 use crate::trace::Trace;
 use parking_lot::Mutex;
 use rand::Rng;
@@ -30,7 +29,7 @@ struct Inner {
     rng: ChaCha8Rng,
     files: BTreeMap<PathBuf, Content>,
     capacity_bytes: u64,
-    slow_until: Duration,
+    slow: bool,
     fail_syncs: u32,
     counts: Counts,
 }
@@ -74,7 +73,7 @@ impl SimulatedDisk {
                 rng,
                 files: BTreeMap::new(),
                 capacity_bytes,
-                slow_until: Duration::ZERO,
+                slow: false,
                 fail_syncs: 0,
                 counts: Counts::default(),
             })),
@@ -104,9 +103,9 @@ impl SimulatedDisk {
         inner.capacity_bytes = inner.used().saturating_add(bytes);
     }
 
-    /// Syncs take a hundred times as long for a while.
-    pub fn be_slow(&self, lasting: Duration) {
-        self.inner.lock().slow_until = time::elapsed() + lasting;
+    /// From now on syncs take a hundred times as long, or as long as ever.
+    pub fn be_slow(&self, slow: bool) {
+        self.inner.lock().slow = slow;
     }
 
     /// Flips a bit of what is durable, while nobody runs; false if there is nothing yet.
@@ -129,7 +128,6 @@ impl SimulatedDisk {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         inner.fail_syncs = 0;
-        inner.slow_until = Duration::ZERO;
         let rng = &mut inner.rng;
         let counts = &mut inner.counts;
         inner.files.retain(|_, content| {
@@ -249,7 +247,7 @@ impl LogDisk for SimulatedDisk {
     fn sync_takes(&self) -> Duration {
         let mut inner = self.inner.lock();
         let micros = inner.rng.random_range(SYNC_MICROS);
-        let slow = time::elapsed() < inner.slow_until;
+        let slow = inner.slow;
         inner.counts.slow_syncs += u64::from(slow);
         Duration::from_micros(if slow { micros * 100 } else { micros })
     }

@@ -1,9 +1,14 @@
 //! The plan, carried out: what is on at the moment, what it did, and how it is undone.
+//!
+//! A fault begins once its time has come and the sites that it is about are up, and ends once its time is over and its
+//! effect was seen: a disk that nobody writes to for want of a leader, or a cut across which nobody happens to send, would
+//! otherwise prove nothing. Both waits are bounded; what was not seen by then fails the run.
 
 use crate::network;
 use crate::plan::{Kind, Planned};
-use crate::site::{NODES, REGIONS, Site, name};
+use crate::site::{NODES, Site, name, names, region_of};
 use crate::trace::Trace;
+use crate::workload::clients;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +16,9 @@ use tidemark_checkers::Recorder;
 use tidemark_checkers::history::{Fault, Record};
 use turmoil::Sim;
 
+/// How long a fault may go on beyond its time until its effect is seen. Streams that were cut off try again every few
+/// seconds, and a region elects in a second.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Room that a full disk has left.
 const FULL_BYTES: u64 = 100;
 
@@ -19,7 +27,7 @@ pub struct Faults {
     sites: BTreeMap<String, Arc<Site>>,
     plan: Vec<Planned>,
     begun: Option<Duration>,
-    on: BTreeMap<usize, Before>,
+    on: BTreeMap<usize, On>,
     done: BTreeSet<usize>,
     effects: BTreeMap<String, String>,
     times: BTreeMap<usize, (Duration, Option<Duration>)>,
@@ -31,10 +39,13 @@ pub struct Faults {
     trace: Trace,
 }
 
-/// What was counted before a fault, to see what it did.
-#[derive(Clone, Copy, Debug, Default)]
-struct Before {
+/// A fault that is on.
+#[derive(Clone, Copy, Debug)]
+struct On {
+    /// What was counted before, to see what it does.
     count: u64,
+    /// When its time is over.
+    until: Duration,
 }
 
 impl Faults {
@@ -79,11 +90,34 @@ impl Faults {
         let Some(begun) = self.begun else { return };
         let now = sim.elapsed() - begun.min(sim.elapsed());
         for n in 0..self.plan.len() {
-            if !self.done.contains(&n) && !self.on.contains_key(&n) && self.plan[n].from <= now {
-                self.turn_on(sim, n);
-            } else if self.on.contains_key(&n) && self.plan[n].until <= now {
-                self.turn_off(sim, n);
+            match self.on.get(&n).copied() {
+                _ if self.done.contains(&n) => {}
+                None if self.plan[n].from <= now && self.has_target(n) => self.turn_on(sim, n, now),
+                Some(on) if on.until + PATIENCE <= now || (on.until <= now && self.effect_of(n, on).is_some()) => {
+                    self.turn_off(sim, n);
+                }
+                _ => {}
             }
+        }
+    }
+
+    /// True if every fault of the plan has come and gone.
+    pub fn all_done(&self) -> bool {
+        self.done.len() == self.plan.len()
+    }
+
+    fn has_target(&self, n: usize) -> bool {
+        let needs = self.plan[n].kind.needs();
+        needs.iter().all(|site| self.sites[site].inside().is_some())
+    }
+
+    /// What it has done so far.
+    fn effect_of(&self, n: usize, on: On) -> Option<String> {
+        let kind = &self.plan[n].kind;
+        let count = self.count(kind).saturating_sub(on.count);
+        match kind {
+            Kind::FlippedBit(site) => self.sites[site].refused(),
+            _ => (count > 0).then(|| format!("{count} {}", unit(kind))),
         }
     }
 
@@ -120,16 +154,17 @@ impl Faults {
         lines
     }
 
-    fn turn_on(&mut self, sim: &mut Sim<'_>, n: usize) {
+    fn turn_on(&mut self, sim: &mut Sim<'_>, n: usize, now: Duration) {
         let planned = self.plan[n].clone();
         self.trace.event("fault on", planned.id.as_bytes());
         tracing::info!(fault = %planned.id, "on");
-        let before = Before {
+        let on = On {
             count: self.count(&planned.kind),
+            until: now + (planned.until - planned.from),
         };
         match &planned.kind {
             Kind::Crash(site) => self.crash(sim, site),
-            Kind::CrashRegion(region) => (1..=NODES).for_each(|node| self.crash(sim, &name(*region, node))),
+            Kind::CrashRegion(region) => names(*region).for_each(|site| self.crash(sim, &site)),
             Kind::FlippedBit(site) => {
                 self.crash(sim, site);
                 if self.sites[site].storage.disk.flip_a_bit() {
@@ -137,12 +172,17 @@ impl Faults {
                 }
             }
             Kind::ClockOffset(site, ms) => self.sites[site].clock.set_offset_micros(ms * 1_000),
-            Kind::SlowDisk(site) => self.sites[site].storage.disk.be_slow(planned.until - planned.from),
+            Kind::SlowDisk(site) => self.sites[site].storage.disk.be_slow(true),
             Kind::FullDisk(site) => self.sites[site].storage.disk.leave_free(FULL_BYTES),
             Kind::FailedSync(site) => self.sites[site].storage.disk.fail_syncs(1),
-            Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Hold(..) | Kind::Isolate(_) | Kind::CutWan => {}
+            Kind::Cut(..)
+            | Kind::CutOneWay(..)
+            | Kind::Hold(..)
+            | Kind::Isolate(_)
+            | Kind::LostAnswers(_)
+            | Kind::CutWan(..) => {}
         }
-        self.on.insert(n, before);
+        self.on.insert(n, on);
         self.times.insert(n, (sim.elapsed(), None));
         self.set_links(sim);
     }
@@ -151,11 +191,11 @@ impl Faults {
         let planned = self.plan[n].clone();
         self.trace.event("fault off", planned.id.as_bytes());
         tracing::info!(fault = %planned.id, "off");
-        let before = self.on.remove(&n).unwrap_or_default();
+        let seen = self.on.remove(&n).and_then(|on| self.effect_of(n, on));
         self.done.insert(n);
         match &planned.kind {
             Kind::Crash(site) => self.bounce(sim, site),
-            Kind::CrashRegion(region) => (1..=NODES).for_each(|node| self.bounce(sim, &name(*region, node))),
+            Kind::CrashRegion(region) => names(*region).for_each(|site| self.bounce(sim, &site)),
             // It stays away: its log is damaged.
             Kind::FlippedBit(_) => {}
             Kind::ClockOffset(site, _) => self.sites[site].clock.set_offset_micros(0),
@@ -165,23 +205,18 @@ impl Faults {
                 self.crash(sim, site);
                 self.bounce(sim, site);
             }
-            Kind::SlowDisk(_)
-            | Kind::Cut(..)
+            Kind::SlowDisk(site) => self.sites[site].storage.disk.be_slow(false),
+            Kind::Cut(..)
             | Kind::CutOneWay(..)
             | Kind::Hold(..)
             | Kind::Isolate(_)
-            | Kind::CutWan => {}
+            | Kind::LostAnswers(_)
+            | Kind::CutWan(..) => {}
         }
         self.set_links(sim);
         if let Some((_, ended)) = self.times.get_mut(&n) {
             *ended = Some(sim.elapsed());
         }
-        let count = self.count(&planned.kind).saturating_sub(before.count);
-        let seen = match &planned.kind {
-            Kind::FlippedBit(site) => self.sites[site].refused(),
-            _ if count > 0 => Some(format!("{count} {}", unit(&planned.kind))),
-            _ => None,
-        };
         if let Some(seen) = seen {
             self.effects.insert(planned.id, seen);
         }
@@ -197,9 +232,12 @@ impl Faults {
             Kind::FullDisk(site) => disk(site).refused,
             Kind::FailedSync(site) => disk(site).failed_syncs,
             Kind::FlippedBit(site) => disk(site).flipped,
-            Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Hold(..) | Kind::Isolate(_) | Kind::CutWan => {
-                links(kind).iter().map(|(from, to)| network::sent(from, to)).sum()
-            }
+            Kind::Cut(..)
+            | Kind::CutOneWay(..)
+            | Kind::Hold(..)
+            | Kind::Isolate(_)
+            | Kind::LostAnswers(_)
+            | Kind::CutWan(..) => links(kind).iter().map(|(from, to)| network::sent(from, to)).sum(),
         }
     }
 
@@ -225,7 +263,9 @@ impl Faults {
         for kind in kinds {
             match kind {
                 Kind::Hold(a, b) => drop(holding.insert(ordered(a, b))),
-                Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Isolate(_) | Kind::CutWan => dropping.extend(links(kind)),
+                Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Isolate(_) | Kind::LostAnswers(_) | Kind::CutWan(..) => {
+                    dropping.extend(links(kind));
+                }
                 _ => {}
             }
         }
@@ -266,15 +306,18 @@ fn links(kind: &Kind) -> Vec<(String, String)> {
         Kind::Cut(a, b) | Kind::Hold(a, b) => vec![(a.clone(), b.clone()), (b.clone(), a.clone())],
         Kind::CutOneWay(a, b) => vec![(a.clone(), b.clone())],
         Kind::Isolate(site) => {
-            let others = (0..REGIONS.len()).flat_map(|region| (1..=NODES).map(move |node| name(region, node)));
-            let region = others.filter(|other| other != site && other[..1] == site[..1]);
-            region
+            let neighbours = (1..=NODES).map(|node| format!("{}{node}", &site[..1]));
+            neighbours
+                .filter(|other| other != site)
                 .flat_map(|other| [(other.clone(), site.clone()), (site.clone(), other)])
                 .collect()
         }
-        Kind::CutWan => {
-            let pairs = (1..=NODES).flat_map(|e| (1..=NODES).map(move |w| (name(0, e), name(REGIONS.len() - 1, w))));
-            pairs.flat_map(|(e, w)| [(e.clone(), w.clone()), (w, e)]).collect()
+        Kind::LostAnswers(site) => clients(region_of(site)).map(|client| (site.clone(), client)).collect(),
+        Kind::CutWan(a, b) => {
+            let pairs = names(*a).flat_map(|here| (1..=NODES).map(move |there| (here.clone(), name(*b, there))));
+            pairs
+                .flat_map(|(here, there)| [(here.clone(), there.clone()), (there, here)])
+                .collect()
         }
         _ => Vec::new(),
     }
@@ -289,6 +332,7 @@ fn unit(kind: &Kind) -> &'static str {
         Kind::FailedSync(_) => "syncs failed",
         Kind::FlippedBit(_) => "bits",
         Kind::Hold(..) => "messages held",
-        Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Isolate(_) | Kind::CutWan => "messages sent into the cut",
+        Kind::LostAnswers(_) => "messages to clients lost",
+        Kind::Cut(..) | Kind::CutOneWay(..) | Kind::Isolate(_) | Kind::CutWan(..) => "messages sent into the cut",
     }
 }

@@ -9,16 +9,18 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tidemark_runtime::Mark;
-use tidemark_simulation::run::{Options, Outcome, run};
-use tidemark_simulation::{chance, panics};
+use tidemark_simulation::run::{Options, Outcome, marks, run};
+use tidemark_simulation::{chance, logs, panics};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 /// A batch of at least so many seeds must have met every mark.
 const MARKS_FROM_SEEDS: u64 = 40;
 /// A child that is silent for so long hangs.
 const SEED_LIMIT: Duration = Duration::from_secs(600);
 
-/// Two regions of three nodes in one thread, from a seed.
+/// Two or three regions of three nodes in one thread, from a seed.
 #[derive(Clone, Debug, Parser)]
 struct Args {
     /// The first seed.
@@ -61,11 +63,11 @@ fn main() -> ExitCode {
 
 /// One seed in this process.
 fn here(args: &Args) -> ExitCode {
-    let filter = args.log.clone().unwrap_or_else(|| "off".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
+    let (kept, shown) = (fmt::layer().with_ansi(false), fmt::layer().with_ansi(false));
+    let filter = EnvFilter::new(args.log.as_deref().unwrap_or("off"));
+    tracing_subscriber::registry()
+        .with(kept.with_writer(logs::Kept).with_filter(EnvFilter::new(logs::FILTER)))
+        .with(shown.with_writer(std::io::stderr).with_filter(filter))
         .init();
     panics::watch();
     tidemark_runtime::blocking::stay_on_one_thread();
@@ -105,6 +107,7 @@ struct Runner {
 #[derive(Default)]
 struct Sum {
     seeds: u64,
+    of_three_regions: u64,
     failures: Vec<String>,
     marks: BTreeMap<String, u64>,
     faults: u64,
@@ -155,6 +158,7 @@ impl Runner {
         sum.seeds += 1;
         let failure = match &ended {
             Ok(outcome) => {
+                sum.of_three_regions += u64::from(outcome.regions > 2);
                 sum.asked += outcome.asked;
                 sum.succeeded += outcome.succeeded;
                 sum.simulated_ms += outcome.simulated_ms;
@@ -235,8 +239,9 @@ impl Runner {
     fn report(&self) -> ExitCode {
         let sum = self.sum.lock().expect("nobody panics with it");
         println!(
-            "{} seeds, {} failed; {} of {} operations succeeded, {} faults; {:.2} simulated hours; {:.1} s of CPU, {:.2} a seed; {:.1} s",
+            "{} seeds ({} of three regions), {} failed; {} of {} operations succeeded, {} faults; {:.2} simulated hours; {:.1} s of CPU, {:.2} a seed; {:.1} s",
             sum.seeds,
+            sum.of_three_regions,
             sum.failures.len(),
             sum.succeeded,
             sum.asked,
@@ -250,11 +255,11 @@ impl Runner {
             println!("FAILED {failure}");
         }
         let mut missing = Vec::new();
-        for mark in Mark::ALL {
-            let count = sum.marks.get(mark.name()).copied().unwrap_or(0);
-            println!("mark {}: {count}", mark.name());
+        for mark in marks() {
+            let count = sum.marks.get(mark).copied().unwrap_or(0);
+            println!("mark {mark}: {count}");
             if count == 0 {
-                missing.push(mark.name());
+                missing.push(mark);
             }
         }
         if sum.seeds >= MARKS_FROM_SEEDS && !self.args.calm && !missing.is_empty() {

@@ -1,7 +1,11 @@
 //! Which faults a run has: derived from the seed, overlapping, each with something that would show that it happened.
+//!
+//! A plan says from when on and how long at least. What it hits may be down or idle at that moment for reasons that no plan
+//! foresees (no leader, a peer that nobody dials for seconds), so `faults` begins when the target is there and ends when the
+//! effect was seen.
 
 use crate::chance;
-use crate::site::{NODES, REGIONS, name};
+use crate::site::{self, NODES, REGIONS, name};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::time::Duration;
@@ -19,10 +23,12 @@ pub enum Kind {
     CutOneWay(String, String),
     /// What the two send to each other waits until the end.
     Hold(String, String),
+    /// What the node says to clients is lost; it hears them, and does what they ask.
+    LostAnswers(String),
     /// The node cannot reach the others of its region, nor they it; clients can.
     Isolate(String),
-    /// The regions cannot reach each other.
-    CutWan,
+    /// The two regions cannot reach each other.
+    CutWan(usize, usize),
     /// A wall clock is wrong by so many milliseconds.
     ClockOffset(String, i64),
     /// Syncs take a hundred times as long.
@@ -42,9 +48,9 @@ pub struct Planned {
     pub id: String,
     /// What.
     pub kind: Kind,
-    /// After the begin of the faults.
+    /// After the begin of the faults, at the earliest.
     pub from: Duration,
-    /// When it is undone.
+    /// When it is undone, at the earliest.
     pub until: Duration,
 }
 
@@ -57,8 +63,9 @@ impl Kind {
             Kind::Cut(..) => "cut",
             Kind::CutOneWay(..) => "cut-one-way",
             Kind::Hold(..) => "hold",
+            Kind::LostAnswers(_) => "lost-answers",
             Kind::Isolate(_) => "isolate",
-            Kind::CutWan => "cut-wan",
+            Kind::CutWan(..) => "cut-wan",
             Kind::ClockOffset(..) => "clock-offset",
             Kind::SlowDisk(_) => "slow-disk",
             Kind::FullDisk(_) => "full-disk",
@@ -71,6 +78,7 @@ impl Kind {
     pub fn target(&self) -> String {
         match self {
             Kind::Crash(site)
+            | Kind::LostAnswers(site)
             | Kind::Isolate(site)
             | Kind::ClockOffset(site, _)
             | Kind::SlowDisk(site)
@@ -80,22 +88,26 @@ impl Kind {
             Kind::CrashRegion(region) => REGIONS[*region].to_owned(),
             Kind::Cut(a, b) | Kind::Hold(a, b) => format!("{a}<->{b}"),
             Kind::CutOneWay(a, b) => format!("{a}->{b}"),
-            Kind::CutWan => "east<->west".to_owned(),
+            Kind::CutWan(a, b) => format!("{}<->{}", REGIONS[*a], REGIONS[*b]),
         }
     }
 
-    /// The sites that it needs to be up, so that its effect can be seen.
-    fn needs(&self) -> Vec<String> {
+    /// The sites that it is about: they must be up, so that its effect can be seen.
+    pub fn needs(&self) -> Vec<String> {
         match self {
             Kind::Cut(a, b) | Kind::Hold(a, b) | Kind::CutOneWay(a, b) => vec![a.clone(), b.clone()],
-            Kind::CutWan => Vec::new(),
-            Kind::CrashRegion(region) => (1..=NODES).map(|node| name(*region, node)).collect(),
-            // Without a quorum nothing is written, and a disk that is not asked cannot fail.
-            Kind::SlowDisk(site) | Kind::FullDisk(site) | Kind::FailedSync(site) => {
-                let region = usize::from(!site.starts_with(&REGIONS[0][..1]));
-                (1..=NODES).map(|node| name(region, node)).collect()
-            }
+            Kind::CutWan(..) => Vec::new(),
+            Kind::CrashRegion(region) => site::names(*region).collect(),
             other => vec![other.target()],
+        }
+    }
+
+    /// From when on its sites are as before.
+    fn is_over(&self, until: Duration) -> Duration {
+        match self {
+            // Its node never comes back.
+            Kind::FlippedBit(_) => Duration::MAX,
+            _ => until + MARGIN,
         }
     }
 
@@ -108,6 +120,9 @@ impl Kind {
     }
 }
 
+/// What a node needs to be itself again after something that took it down.
+const MARGIN: Duration = Duration::from_millis(1_500);
+
 /// A plan for so long.
 pub fn plan(seed: u64, lasting: Duration) -> Vec<Planned> {
     let mut rng = chance::stream(seed, "plan");
@@ -118,13 +133,14 @@ pub fn plan(seed: u64, lasting: Duration) -> Vec<Planned> {
         if plan.len() >= wanted {
             break;
         }
-        let kind = kind(&mut rng, &plan);
+        let kind = kind(&mut rng, site::regions(seed), &plan);
         let from = Duration::from_millis(rng.random_range(0..lasting.as_millis() as u64 * 3 / 4));
         let long = match kind {
             Kind::Crash(_) | Kind::CrashRegion(_) | Kind::FlippedBit(_) => 200..5_000,
             Kind::FailedSync(_) => 1_000..4_000,
-            Kind::CutOneWay(..) | Kind::Cut(..) | Kind::CutWan | Kind::Isolate(_) => 700..7_000,
+            Kind::CutOneWay(..) | Kind::Cut(..) | Kind::CutWan(..) | Kind::Isolate(_) => 700..7_000,
             Kind::Hold(..) => 700..4_000,
+            Kind::LostAnswers(_) => 700..3_000,
             Kind::ClockOffset(..) => 1_000..8_000,
             Kind::SlowDisk(_) | Kind::FullDisk(_) => 1_000..4_000,
         };
@@ -148,30 +164,41 @@ pub fn greatest_offset(plan: &[Planned]) -> Duration {
     Duration::from_millis(offsets.max().unwrap_or(0))
 }
 
+/// By how much they are ahead at most.
+pub fn greatest_lead(plan: &[Planned]) -> Duration {
+    let leads = plan.iter().filter_map(|planned| match planned.kind {
+        Kind::ClockOffset(_, ms) => u64::try_from(ms).ok(),
+        _ => None,
+    });
+    Duration::from_millis(leads.max().unwrap_or(0))
+}
+
 /// A fault whose target is down anyway would have no effect of its own.
 fn fits(plan: &[Planned], kind: &Kind, from: Duration, until: Duration) -> bool {
-    let margin = Duration::from_millis(1_500);
     plan.iter().all(|other| {
-        let apart = other.until + margin < from || until + margin < other.from;
+        let apart = other.kind.is_over(other.until) < from || kind.is_over(until) < other.from;
         let together = other.kind.needs().iter().any(|site| kind.needs().contains(site));
         apart || !together || !(other.kind.is_exclusive() || kind.is_exclusive() || other.kind.word() == kind.word())
     })
 }
 
-fn kind(rng: &mut ChaCha8Rng, plan: &[Planned]) -> Kind {
-    let region = rng.random_range(0..REGIONS.len());
+fn kind(rng: &mut ChaCha8Rng, regions: usize, plan: &[Planned]) -> Kind {
+    let region = rng.random_range(0..regions);
     let a = rng.random_range(1..=NODES);
     let b = a % NODES + 1;
     let (here, there) = (name(region, a), name(region, b));
     let flipped = plan.iter().any(|other| matches!(other.kind, Kind::FlippedBit(_)));
-    match rng.random_range(0..100) {
+    match rng.random_range(0..108) {
         0..30 => Kind::Crash(here),
         30..36 => Kind::CrashRegion(region),
         36..41 => Kind::Cut(here, there),
         41..48 => Kind::Isolate(here),
         48..58 => Kind::CutOneWay(here, there),
         58..66 => Kind::Hold(here, there),
-        66..73 => Kind::CutWan,
+        66..73 => {
+            let other = (region + 1) % regions;
+            Kind::CutWan(region.min(other), region.max(other))
+        }
         73..81 => {
             let offsets = [-3_600_000, -2_000, -100, 100, 400, 5_000, 60_000];
             Kind::ClockOffset(here, offsets[rng.random_range(0..offsets.len())])
@@ -180,8 +207,9 @@ fn kind(rng: &mut ChaCha8Rng, plan: &[Planned]) -> Kind {
         87..91 => Kind::FullDisk(here),
         91..97 => Kind::FailedSync(here),
         // One node of the run at most: a region needs its quorum back.
-        _ if flipped => Kind::Crash(here),
-        _ => Kind::FlippedBit(here),
+        97..100 if flipped => Kind::Crash(here),
+        97..100 => Kind::FlippedBit(here),
+        _ => Kind::LostAnswers(here),
     }
 }
 
@@ -201,6 +229,6 @@ mod tests {
             words.extend(plan.iter().map(|planned| planned.kind.word()));
             assert!(plan.iter().all(|planned| planned.until <= lasting));
         }
-        assert_eq!(words.len(), 12, "{words:?}");
+        assert_eq!(words.len(), 13, "{words:?}");
     }
 }

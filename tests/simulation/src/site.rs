@@ -8,10 +8,13 @@ use crate::time::SiteClock;
 use crate::trace::Trace;
 use bytesize::ByteSize;
 use parking_lot::Mutex;
+use rand::Rng;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tidemark_base::NodeId;
+use tidemark_base::limits::MAX_SKEW_MS;
 use tidemark_catalog::Catalog;
 use tidemark_node::serve::Node;
 use tidemark_node::settings::{self, SeedSection, Settings, Typed};
@@ -20,24 +23,77 @@ use tidemark_node::tablets::TabletKeeper;
 use tidemark_services::TabletDirectory;
 use tidemark_tablet::{MemoryFactory, Tablet};
 
-/// Names of the regions; a site's name is the first letter and its number.
-pub const REGIONS: [&str; 2] = ["east", "west"];
+/// Names of the regions, of which a run has the first two or all; a site's name is the first letter and its number.
+pub const REGIONS: [&str; 3] = ["east", "west", "north"];
 /// Nodes of each region.
 pub const NODES: u64 = 3;
 /// Size of each node's disk. Small, so that what is kept without need shows.
 const DISK_BYTES: u64 = 64 << 20;
+
+/// Of so many seeds one has three regions: half as much again to simulate, and what only a third region shows needs a
+/// cut between two of them.
+const THREE_REGIONS_EVERY: u32 = 4;
+/// A quarantine bound that a run's rows of an unknown family exceed, so that batches are refused; an entry counts 1 KiB.
+const SMALL_QUARANTINE_BYTES: u64 = 3 << 10;
+/// The smallest run of feed records, so that a backlog needs several.
+const SMALL_RUN_BYTES: usize = 4 << 10;
 
 /// What the seed decides of all nodes.
 #[derive(Clone, Debug)]
 pub struct Shape {
     /// The run's seed.
     pub seed: u64,
+    /// How many regions there are.
+    pub regions: usize,
     /// Bytes of unflushed facts after which a tablet flushes.
     pub flush_bytes: u64,
     /// Entries that the logs keep for followers that lag.
     pub lag_entries: u64,
     /// Between garbage collections, milliseconds.
     pub garbage_ms: u64,
+    /// Runs of feed records are small, and some values are large.
+    pub small_runs: bool,
+    /// The quarantine holds a few rows only: then batches are refused.
+    pub small_quarantine: bool,
+    /// By how much each node's clock is wrong at most, always: less than what a region allows among its nodes (R8).
+    pub skew: Duration,
+}
+
+/// Greatest skew of a seed that has any. Two clocks differ by twice as much, which must stay below what is allowed.
+const SKEW_MAX_MS: u64 = MAX_SKEW_MS * 2 / 5;
+
+impl Shape {
+    /// That of a seed.
+    pub fn of(seed: u64) -> Shape {
+        let mut rng = chance::stream(seed, "shape");
+        Shape {
+            seed,
+            regions: regions(seed),
+            flush_bytes: rng.random_range(2..40) << 10,
+            lag_entries: rng.random_range(8..200),
+            garbage_ms: if rng.random_bool(0.5) {
+                3_600_000
+            } else {
+                rng.random_range(2_000..10_000)
+            },
+            small_runs: rng.random_bool(0.5),
+            small_quarantine: rng.random_bool(0.25),
+            skew: Duration::from_millis(if rng.random_bool(0.4) { SKEW_MAX_MS } else { 0 }),
+        }
+    }
+
+    fn skew_micros(&self, site: &str) -> i64 {
+        let most = self.skew.as_micros() as i64;
+        chance::stream(self.seed, &format!("clock {site}")).random_range(-most..=most)
+    }
+}
+
+/// How many regions a seed has.
+pub fn regions(seed: u64) -> usize {
+    match chance::stream(seed, "regions").random_ratio(1, THREE_REGIONS_EVERY) {
+        true => REGIONS.len(),
+        false => REGIONS.len() - 1,
+    }
 }
 
 /// A node.
@@ -75,6 +131,22 @@ pub fn name(region: usize, node: u64) -> String {
     format!("{}{node}", &REGIONS[region][..1])
 }
 
+/// The region of a site.
+pub fn region_of(site: &str) -> usize {
+    let found = REGIONS.iter().position(|region| region[..1] == site[..1]);
+    found.expect("a site is named after its region")
+}
+
+/// All sites of a region.
+pub fn names(region: usize) -> impl Iterator<Item = String> {
+    (1..=NODES).map(move |node| name(region, node))
+}
+
+/// Pairs of regions that are linked: each with each.
+pub fn pairs(regions: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..regions).flat_map(move |a| (a + 1..regions).map(move |b| (a, b)))
+}
+
 /// Its address.
 pub fn address(region: usize, node: u64) -> String {
     format!("{}:{PORT}", name(region, node))
@@ -88,7 +160,7 @@ impl Site {
         Arc::new(Site {
             region,
             node: NodeId(node),
-            clock: SiteClock::default(),
+            clock: SiteClock::skewed(shape.skew_micros(&name)),
             storage: SimulatedStorage {
                 disk: SimulatedDisk::new(&name, rng, DISK_BYTES, trace.clone()),
                 engines: MemoryFactory::new(),
@@ -179,6 +251,12 @@ impl Site {
         bounds.consensus.snapshot_lag_entries = self.shape.lag_entries;
         bounds.consensus.snapshot_lag_bytes = self.shape.lag_entries * 512;
         bounds.consensus.log_bytes_before_flush = self.shape.flush_bytes;
+        if self.shape.small_runs {
+            bounds.replication.ship_bytes_max = SMALL_RUN_BYTES;
+        }
+        if self.shape.small_quarantine {
+            bounds.tablet.quarantine_bytes_max = SMALL_QUARANTINE_BYTES;
+        }
         Surroundings {
             clock: Arc::new(self.clock.clone()),
             entropy: chance::entropy(self.shape.seed, &format!("{} life {life}", self.name)),

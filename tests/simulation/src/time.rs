@@ -68,11 +68,21 @@ pub fn wall_micros() -> i64 {
 /// A node's clock. Clones are one clock.
 #[derive(Clone, Debug, Default)]
 pub struct SiteClock {
+    /// Always, and no fault: what NTP leaves.
+    skew_micros: i64,
     offset_micros: Arc<AtomicI64>,
     wrong_answers: Arc<AtomicU64>,
 }
 
 impl SiteClock {
+    /// One that is always so much ahead (or behind, if negative).
+    pub fn skewed(skew_micros: i64) -> SiteClock {
+        SiteClock {
+            skew_micros,
+            ..SiteClock::default()
+        }
+    }
+
     /// How often it was asked while it was wrong.
     pub fn wrong_answers(&self) -> u64 {
         self.wrong_answers.load(Ordering::Relaxed)
@@ -88,7 +98,7 @@ impl Clock for SiteClock {
     fn now_micros(&self) -> i64 {
         let offset = self.offset_micros.load(Ordering::Relaxed);
         self.wrong_answers.fetch_add(u64::from(offset != 0), Ordering::Relaxed);
-        wall_micros() + offset
+        wall_micros() + self.skew_micros + offset
     }
 
     fn monotonic(&self) -> Duration {

@@ -1,9 +1,9 @@
 //! What clients ask: a few rows, so that they meet; every kind of operation; each recorded with simulated times.
 
 use crate::chance;
+use crate::control::{Control, Stage};
 use crate::network;
-use crate::run::{Control, Stage};
-use crate::site::{NODES, REGIONS, address};
+use crate::site::{NODES, REGIONS, Shape, address};
 use crate::time;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -26,24 +26,54 @@ pub const LATER_FAMILY: &str = "later";
 const ROWS: u32 = 12;
 /// Columns of each row.
 const QUALIFIERS: u32 = 3;
+/// Part of every value that a client puts.
+pub const PRIVATE: &str = "private";
+/// Where runs are small, one put of so many carries a large value.
+const LARGE_EVERY: u32 = 3;
+/// Greatest length of a large value.
+const LARGE_BYTES: usize = 900;
 /// Clients of each region.
 pub const CLIENTS: u64 = 3;
+
+/// The hosts of a region's clients that do a bit of everything.
+pub fn clients(region: usize) -> impl Iterator<Item = String> {
+    (0..CLIENTS).map(move |number| format!("client-{}-{number}", REGIONS[region]))
+}
 
 /// The table that only that region has; its rows are linearizable.
 pub fn own_table(region: usize) -> String {
     format!("own-{}", REGIONS[region])
 }
 
-/// A client of one region.
+/// A client of one region that repeats what may be repeated.
 pub async fn connect(who: &str, region: usize, patience: Duration) -> Result<Client, ClientError> {
+    let retry = RetryPolicy {
+        deadline: Duration::from_secs(5),
+        ..RetryPolicy::default()
+    };
+    connect_with(who, region, patience, retry).await
+}
+
+/// A client that tries once. A put that is repeated is a second write with a greater stamp: it may come after what somebody
+/// wrote who had seen the first, and no order of the operations explains that (O8).
+async fn connect_once(who: &str, region: usize, patience: Duration) -> Result<Client, ClientError> {
+    // The pause before a repeat is longer than the time for all attempts together.
+    let never = Duration::from_secs(60);
+    let retry = RetryPolicy {
+        initial: never,
+        max: never,
+        multiplier: 1.0,
+        deadline: Duration::from_secs(2),
+    };
+    connect_with(who, region, patience, retry).await
+}
+
+async fn connect_with(who: &str, region: usize, patience: Duration, retry: RetryPolicy) -> Result<Client, ClientError> {
     let options = ClientOptions::builder()
         .region(REGIONS[region], (1..=NODES).map(|node| address(region, node)))
         .request_timeout(Duration::from_secs(2))
         .first_answer_within(patience)
-        .retry(RetryPolicy {
-            deadline: Duration::from_secs(5),
-            ..RetryPolicy::default()
-        })
+        .retry(retry)
         .dialer(network::dialer(who))
         .build()?;
     Client::connect(options).await
@@ -54,24 +84,10 @@ pub async fn run(seed: u64, region: usize, number: u64, control: Control) -> tur
     control.reached(Stage::Begin).await;
     control.join();
     let id = region as u64 * CLIENTS + number;
-    let mut worker = Worker {
-        rng: chance::stream(seed, &format!("client {id}")),
-        region,
-        client: id,
-        shared: None,
-        own: None,
-        recorder: control.recorder.clone(),
-        control: control.clone(),
-    };
+    let mut worker = Worker::new(seed, region, id, control.clone());
     while control.stage() < Stage::Quiet {
-        if worker.shared.is_none() {
-            // The region may be down: then the next try is as good.
-            let Ok(client) = connect(&format!("client-{id}"), region, Duration::from_secs(2)).await else {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                continue;
-            };
-            worker.shared = Some(client.table(SHARED));
-            worker.own = Some(client.table(&own_table(region)));
+        if !worker.is_connected(&format!("client-{id}")).await {
+            continue;
         }
         worker.step().await;
         let pause = worker.rng.random_range(5..80);
@@ -81,12 +97,17 @@ pub async fn run(seed: u64, region: usize, number: u64, control: Control) -> tur
     Ok(())
 }
 
-struct Worker {
+/// A client at work: one operation at a time.
+pub(crate) struct Worker {
     rng: ChaCha8Rng,
     region: usize,
     client: u64,
-    shared: Option<Table>,
+    large_values: bool,
+    /// The replicated table, once there is a connection.
+    pub(crate) shared: Option<Table>,
     own: Option<Table>,
+    /// The same for what is repeated under its token: each must count once (O11).
+    own_repeated: Option<Table>,
     recorder: Recorder,
     control: Control,
 }
@@ -98,20 +119,53 @@ struct Asked {
 }
 
 impl Worker {
+    /// Not connected yet.
+    pub(crate) fn new(seed: u64, region: usize, client: u64, control: Control) -> Worker {
+        Worker {
+            rng: chance::stream(seed, &format!("client {client}")),
+            region,
+            client,
+            large_values: Shape::of(seed).small_runs,
+            shared: None,
+            own: None,
+            own_repeated: None,
+            recorder: control.recorder.clone(),
+            control,
+        }
+    }
+
+    /// Connects where it has not yet; false if that did not succeed: the region may be down, and the next try is as good.
+    pub(crate) async fn is_connected(&mut self, who: &str) -> bool {
+        if self.shared.is_some() {
+            return true;
+        }
+        let patience = Duration::from_secs(2);
+        let once = connect_once(who, self.region, patience).await;
+        let (Ok(once), Ok(steady)) = (once, connect(who, self.region, patience).await) else {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            return false;
+        };
+        self.shared = Some(once.table(SHARED));
+        self.own = Some(once.table(&own_table(self.region)));
+        self.own_repeated = Some(steady.table(&own_table(self.region)));
+        true
+    }
+
     async fn step(&mut self) {
         let is_shared = self.rng.random_bool(0.7);
         let table = if is_shared { &self.shared } else { &self.own };
-        let Some(table) = table.clone() else { return };
+        let (Some(table), Some(repeated)) = (table.clone(), self.own_repeated.clone()) else {
+            return;
+        };
         let row = format!("r-{:02}", self.rng.random_range(0..ROWS));
         match self.rng.random_range(0..100) {
-            0..55 => self.put(&table, &row).await,
-            55..61 => self.delete_column(&table, &row).await,
-            61..64 => self.delete_row(&table, &row).await,
-            64..84 => self.read(&table, &row).await,
-            84..88 => self.scan(&table).await,
-            88..94 if !is_shared => self.increment(&table, &row).await,
-            94..98 if !is_shared => self.compare(&table, &row).await,
-            _ => self.put(&table, &row).await,
+            0..20 if !is_shared => self.increment(&repeated, &row).await,
+            20..30 if !is_shared => self.compare(&repeated, &row).await,
+            0..65 => self.put(&table, &row).await,
+            65..71 => self.delete_column(&table, &row).await,
+            71..74 => self.delete_row(&table, &row).await,
+            74..95 => self.read(&table, &row).await,
+            _ => self.scan(&table).await,
         }
     }
 
@@ -140,13 +194,33 @@ impl Worker {
         format!("q{}", self.rng.random_range(0..QUALIFIERS))
     }
 
+    /// A value that names its writer.
+    fn value(&mut self, id: u64, what: impl std::fmt::Display) -> String {
+        let mut value = format!("{id}.{what}.{PRIVATE}");
+        if self.large_values && self.rng.random_ratio(1, LARGE_EVERY) {
+            let long = self.rng.random_range(0..LARGE_BYTES);
+            value.extend(std::iter::repeat_n('.', long));
+        }
+        value
+    }
+
+    /// Puts one cell, always at the same place of a row.
+    pub(crate) async fn put_one(&mut self, table: &Table, row: &str) {
+        let id = self.recorder.next_id();
+        let value = self.value(id, 0);
+        let mutations = vec![Mutation::put(FAMILY, "q0", 1, &value)];
+        let asked = self.begin(table, row, id, true, Action::Write { mutations });
+        let answer = table.put(row, FAMILY, "q0", 1, &value).await;
+        self.end(asked, &answer, |_| None);
+    }
+
     async fn put(&mut self, table: &Table, row: &str) {
         let id = self.recorder.next_id();
         let mut mutation = RowMutation::new(row);
         let mut mutations = Vec::new();
-        for n in 0..self.rng.random_range(1..=2) {
+        for n in 0..self.rng.random_range(1..=3) {
             let (qualifier, version) = (self.qualifier(), self.rng.random_range(1..=4));
-            let value = format!("{id}.{n}");
+            let value = self.value(id, n);
             mutation = mutation.put(FAMILY, &qualifier, version, &value);
             // The later put of one coordinate replaces the earlier one.
             mutations.retain(|m| !matches!(m, Mutation::Put { qualifier: q, version: v, .. } if *q == Octets::from(&qualifier) && *v == version));
@@ -172,7 +246,7 @@ impl Worker {
         self.end(asked, &answer, |_| None);
     }
 
-    async fn delete_row(&mut self, table: &Table, row: &str) {
+    pub(crate) async fn delete_row(&mut self, table: &Table, row: &str) {
         let id = self.recorder.next_id();
         let mutations = vec![Mutation::DeleteRow {
             versions: Versions::ALL,
@@ -225,8 +299,8 @@ impl Worker {
     async fn compare(&mut self, table: &Table, row: &str) {
         let id = self.recorder.next_id();
         let (qualifier, version) = (self.qualifier(), self.rng.random_range(1..=4));
-        let put = |what: &str| {
-            let value = format!("{id}.{what}");
+        let mut put = |what: &str| {
+            let value = self.value(id, what);
             let mutation = RowMutation::new(row).put(FAMILY, &qualifier, version, &value);
             (mutation, vec![Mutation::put(FAMILY, &qualifier, version, &value)])
         };

@@ -70,7 +70,10 @@ fn converged(evidence: &Evidence<'_>, healed: Nanos, report: &mut Report) {
 
 /// Both ends and the link are healthy from the heal on: what is stated must stay below the bound, and be known.
 fn fresh(evidence: &Evidence<'_>, healed: Nanos, report: &mut Report) {
-    let from = healed.saturating_add(evidence.plan.serve_within);
+    let plan = evidence.plan;
+    let from = healed
+        .saturating_add(plan.serve_within)
+        .saturating_add(plan.clock_ahead);
     for stated in evidence.history.watermarks.iter().filter(|w| w.call >= from) {
         report.count("lags looked at after the heal", 1);
         let (origin, peer) = (&stated.origin, &stated.peer);
@@ -80,7 +83,7 @@ fn fresh(evidence: &Evidence<'_>, healed: Nanos, report: &mut Report) {
                 format!("{origin} -> {peer}: the lag is unknown although all is healed"),
                 [],
             ),
-            Some(lag) if lag > evidence.plan.lag_max_ms => {
+            Some(lag) if lag > plan.lag_max_ms => {
                 report.find(
                     PROPERTY,
                     format!("{origin} -> {peer}: a lag of {lag} ms although all is healed"),

@@ -3,6 +3,7 @@
 pub mod acknowledged;
 pub mod atomic;
 pub mod causality;
+pub mod conflicts;
 pub mod converged;
 pub mod crossed;
 pub mod linearizable;

@@ -2,6 +2,7 @@
 //! mark never fired, a checker had nothing to look at.
 
 use crate::history::{Action, Outcome};
+use crate::plan::CONFLICT_SEEN;
 use crate::{Evidence, Report};
 
 const PROPERTY: &str = "vacuity";
@@ -59,7 +60,8 @@ fn faults(evidence: &Evidence<'_>, report: &mut Report) {
 }
 
 fn marks(evidence: &Evidence<'_>, report: &mut Report) {
-    for name in &evidence.plan.marks {
+    // Conflicts are found in the history itself.
+    for name in evidence.plan.marks.iter().filter(|name| *name != CONFLICT_SEEN) {
         let fired = evidence
             .history
             .marks

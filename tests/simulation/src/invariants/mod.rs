@@ -81,7 +81,7 @@ impl Invariants {
                 Box::new(committed_quorum::CommittedQuorum::default()),
                 Box::new(state_hash::StateHash::default()),
                 Box::new(stamps_rise::StampsRise::default()),
-                Box::new(watermark_truth::WatermarkTruth),
+                Box::new(watermark_truth::WatermarkTruth::default()),
             ],
             counts: BTreeMap::new(),
         }
