@@ -415,7 +415,7 @@ fn examples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("catalog-command", "register-node", command.to_vec()),
         (
             "catalog-state",
-            "golden",
+            "series",
             include_bytes!("../../../server/catalog/src/codec/state_golden.json").to_vec(),
         ),
     ];
