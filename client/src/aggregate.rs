@@ -66,7 +66,8 @@ pub struct AggregateGroup {
 }
 
 impl Table {
-    /// Groups in the order of row, family, qualifier and bucket; at most 100,000. Each row is read at one moment of its own.
+    /// Groups in the order of row, family, qualifier and bucket; at most 100,000. Each family of a row is read at one moment of its
+    /// own.
     /// May take as long as the retry deadline.
     pub async fn aggregate(&self, request: AggregateRequest) -> Result<Vec<AggregateGroup>> {
         let select = request.select;

@@ -5,7 +5,8 @@
 //!                   time block by time block, columns decoded as numbers, no entry made for a cell
 //!               anything else: the one read path (`view`), cell by cell
 //! ```
-//! Both come to the same, which the conformance suite compares. Every row is read at one moment of its own.
+//! Both come to the same, which the conformance suite compares. Every family of a row is read at one moment of its own:
+//! a row that needs both ways is read twice.
 //!
 //! In a plain family a version is visible unless it is expired, and of several facts at one coordinate the greatest stamp
 //! wins; so a block whose versions rise strictly needs no look at its stamps.
