@@ -2,12 +2,14 @@
 
 use crate::admin::Admin;
 use crate::connections::{Connections, MESSAGE_BYTES_MAX, NodeChannels};
-use crate::error::{Failure, Reach, Result};
+use crate::error::{ClientError, Failure, Reach, Result};
 use crate::failover::{Event, Failover, Patience};
 use crate::options::ClientOptions;
 use crate::routing::RoutingView;
+use crate::row::{Row, unpack};
 use crate::table::Table;
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -133,6 +135,15 @@ impl Target {
 
     pub(crate) fn cluster(&self) -> v1::cluster_client::ClusterClient<Channel> {
         v1::cluster_client::ClusterClient::new(self.node.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The rows of packed cells, by the names that the routing view knows.
+    pub(crate) fn unpack(&self, packed: &Bytes) -> std::result::Result<Vec<Row>, Failure> {
+        let view = self.view.as_ref().ok_or_else(|| {
+            let text = "the answer is packed, although nothing packed was asked for";
+            Failure::local(ClientError::new(ErrorKind::Corruption, "PACKED_CELLS_UNASKED", text))
+        })?;
+        unpack(packed, &view.family_names).map_err(Failure::local)
     }
 
     /// The tablet's number, 0 if it is not known.

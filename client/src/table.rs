@@ -207,25 +207,32 @@ impl Table {
                 rows: keys.clone(),
                 filter: Some(filter.to_wire()),
                 consistency: v1::Consistency::Linearizable.into(),
+                packed: false,
             };
             async move {
                 let call = self.call(keys.first().map(|key| &key[..]), Safety::Read);
                 let attempt = |target: Target| {
-                    let request = request.clone();
+                    let mut request = request.clone();
                     async move {
+                        // Packed cells name families by the ids that the routing table knows.
+                        request.packed = target.view.is_some();
                         let answer = target.data().read(target.request(request)).await?.into_inner();
                         target.learn(answer.redirect);
-                        Ok(answer.rows)
+                        let mut rows: Vec<Row> = answer.rows.into_iter().map(Row::from).collect();
+                        for packed in &answer.packed {
+                            rows.extend(target.unpack(packed)?);
+                        }
+                        Ok(rows)
                     }
                 };
                 self.shared.call(call, attempt).await
             }
         });
-        let answers: Vec<Vec<v1::Row>> = futures::stream::iter(requests)
+        let answers: Vec<Vec<Row>> = futures::stream::iter(requests)
             .buffered(READS_AT_ONCE)
             .try_collect()
             .await?;
-        Ok(answers.into_iter().flatten().map(Row::from).collect())
+        Ok(answers.into_iter().flatten().collect())
     }
 
     /// Keys by tablet, as far as that is known, and not too many at once.

@@ -64,7 +64,7 @@ impl AggregateSpec {
 pub struct Stats {
     /// Cells that are numbers.
     pub count: u64,
-    /// Their sum.
+    /// Their sum. They are added in no promised order, so its last bits may differ from call to call.
     pub sum: f64,
     /// The least; infinite while there is none.
     pub min: f64,

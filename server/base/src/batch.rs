@@ -17,14 +17,13 @@
 //! stamp is `s` has the stamp `s` with `hlc + i`; so a batch needs one stamp in its header and rows need none.
 //! The worked example is the golden test at the bottom, drawn in docs/formats/packed-batch.md.
 
-use crate::codec::{Malformed, Reader, put_slice, put_varint};
+use crate::codec::{Malformed, Reader, put_slice, put_varint, varint_len};
 use crate::error::{Error, Result};
 use crate::fact::Scope;
 use crate::ids::FamilyId;
 use crate::limits;
 use crate::range::{RowRange, VersionRange};
 use bytes::{BufMut, Bytes, BytesMut};
-use std::collections::HashMap;
 
 /// In a put: the leader assigns the version, from its clock, before the log.
 pub const SERVER_VERSION: i64 = -1;
@@ -126,6 +125,16 @@ pub struct PackedBatch {
     rows: usize,
     body: usize,
     server_versions: bool,
+    shape: Shape,
+}
+
+/// What every row of a batch has in common, seen in the walk that checked it, so that nobody has to walk it again for that.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    /// Only puts, and in each row in strictly ascending order of (family, qualifier, version).
+    ascending_puts: bool,
+    /// The greatest version of a put; [`SERVER_VERSION`] without one.
+    version_max: i64,
 }
 
 impl PartialEq for PackedBatch {
@@ -162,10 +171,14 @@ impl PackedBatch {
         let (families, rows, flags) = read_header(&mut r).map_err(malformed)?;
         let body = r.position();
         let mut server_versions = false;
+        let mut shape = Shape {
+            ascending_puts: true,
+            version_max: SERVER_VERSION,
+        };
         for _ in 0..rows {
             let from = r.position();
             let row = read_row(&mut r, &families).map_err(malformed)?;
-            server_versions |= check_row(&row, r.position() - from)?;
+            server_versions |= check_row(&row, r.position() - from, &mut shape)?;
         }
         if !r.is_empty() {
             return Err(malformed(Malformed("bytes after the last row")));
@@ -179,6 +192,7 @@ impl PackedBatch {
             rows,
             body,
             server_versions,
+            shape,
         })
     }
 
@@ -195,6 +209,17 @@ impl PackedBatch {
     /// True if some put asks the leader for its version.
     pub fn has_server_versions(&self) -> bool {
         self.server_versions
+    }
+
+    /// True if it is known to have only puts, in each row in strictly ascending order of (family, qualifier, version): the
+    /// form in which the client's writer builds rows of distinct cells. False says nothing.
+    pub fn is_ascending_puts(&self) -> bool {
+        self.shape.ascending_puts
+    }
+
+    /// No put of it has a greater version; [`SERVER_VERSION`] if it has no other.
+    pub fn version_max(&self) -> i64 {
+        self.shape.version_max
     }
 
     /// The families that the batch names.
@@ -229,7 +254,7 @@ impl PackedBatch {
                 kept += 1;
             }
         }
-        (kept > 0).then(|| assemble(&self.families, kept, server_versions, &body))
+        (kept > 0).then(|| assemble(&self.families, kept, server_versions, self.shape, &body))
     }
 }
 
@@ -354,8 +379,9 @@ fn read_versions(r: &mut Reader<'_>) -> std::result::Result<VersionRange, Malfor
     }
 }
 
-/// Walks one row's mutations, checks what the grammar does not, and says whether a put asks for a server version.
-fn check_row(row: &RowRef<'_>, encoded_bytes: usize) -> Result<bool> {
+/// Walks one row's mutations, checks what the grammar does not, brings the shape up to date, and says whether a put asks for
+/// a server version.
+fn check_row(row: &RowRef<'_>, encoded_bytes: usize, shape: &mut Shape) -> Result<bool> {
     if encoded_bytes > limits::ROW_MUTATION_BYTES_MAX {
         return Err(too_large(
             "ROW_TOO_LARGE",
@@ -365,6 +391,7 @@ fn check_row(row: &RowRef<'_>, encoded_bytes: usize) -> Result<bool> {
         ));
     }
     let RowRef::Mutation { row, mutations } = row else {
+        shape.ascending_puts = false;
         return Ok(false);
     };
     if row.is_empty() {
@@ -379,8 +406,15 @@ fn check_row(row: &RowRef<'_>, encoded_bytes: usize) -> Result<bool> {
         families,
         left,
     } = mutations.clone();
+    let mut last: Option<(FamilyId, &[u8], i64)> = None;
     for _ in 0..left {
-        if let MutationRef::Put { version, .. } = read_mutation(&mut reader, families).map_err(malformed)? {
+        if let MutationRef::Put {
+            family,
+            qualifier,
+            version,
+            ..
+        } = read_mutation(&mut reader, families).map_err(malformed)?
+        {
             if version < SERVER_VERSION {
                 return Err(
                     Error::invalid("VERSION_INVALID", format!("version {version} is negative"))
@@ -388,6 +422,12 @@ fn check_row(row: &RowRef<'_>, encoded_bytes: usize) -> Result<bool> {
                 );
             }
             server_versions |= version == SERVER_VERSION;
+            let at = (family, qualifier, version);
+            shape.ascending_puts &= last.is_none_or(|last| last < at);
+            shape.version_max = shape.version_max.max(version);
+            last = Some(at);
+        } else {
+            shape.ascending_puts = false;
         }
     }
     if !reader.is_empty() {
@@ -411,7 +451,7 @@ fn asks_for_version(row: &RowRef<'_>) -> bool {
     }
 }
 
-fn assemble(families: &[FamilyId], rows: usize, server_versions: bool, body: &[u8]) -> PackedBatch {
+fn assemble(families: &[FamilyId], rows: usize, server_versions: bool, shape: Shape, body: &[u8]) -> PackedBatch {
     let mut head = MAGIC.to_vec();
     head.push(if server_versions { FLAG_SERVER_VERSIONS } else { 0 });
     put_varint(&mut head, rows as u64);
@@ -430,6 +470,7 @@ fn assemble(families: &[FamilyId], rows: usize, server_versions: bool, body: &[u
         rows,
         body: head.len(),
         server_versions,
+        shape,
     }
 }
 
@@ -447,14 +488,15 @@ fn too_large(reason: &'static str, what: &str, bytes: usize, max: usize) -> Erro
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
     families: Vec<FamilyId>,
-    index: HashMap<FamilyId, usize>,
     body: Vec<u8>,
     rows: usize,
     server_versions: bool,
-    row: Option<OpenRow>,
+    /// The row under construction, if `is_open`; its memory serves one row after the other.
+    row: OpenRow,
+    is_open: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct OpenRow {
     key: Vec<u8>,
     mutations: usize,
@@ -480,7 +522,7 @@ impl BatchBuilder {
 
     /// Opens a row mutation; an unfinished one is dropped.
     pub fn begin_row(&mut self, row: &[u8]) -> Result<()> {
-        self.row = None;
+        self.is_open = false;
         if row.is_empty() {
             return Err(Error::invalid("ROW_EMPTY", "a row key has at least one byte"));
         }
@@ -493,12 +535,13 @@ impl BatchBuilder {
                 limits::BATCH_ROWS_MAX,
             ));
         }
-        self.row = Some(OpenRow {
-            key: row.to_vec(),
-            mutations: 0,
-            body: Vec::new(),
-            server_versions: false,
-        });
+        let open = &mut self.row;
+        open.key.clear();
+        open.key.extend_from_slice(row);
+        open.body.clear();
+        open.mutations = 0;
+        open.server_versions = false;
+        self.is_open = true;
         Ok(())
     }
 
@@ -586,7 +629,10 @@ impl BatchBuilder {
 
     /// Closes the open row. A row without a mutation is refused.
     pub fn end_row(&mut self) -> Result<()> {
-        let row = self.row.take().ok_or_else(no_open_row)?;
+        if !std::mem::take(&mut self.is_open) {
+            return Err(no_open_row());
+        }
+        let row = &self.row;
         if row.mutations == 0 {
             return Err(Error::invalid(
                 "ROW_WITHOUT_MUTATIONS",
@@ -599,10 +645,8 @@ impl BatchBuilder {
             row.mutations,
             limits::ROW_MUTATIONS_MAX,
         )?;
-        let mut encoded = vec![ROW_MUTATION];
-        put_slice(&mut encoded, &row.key);
-        put_varint(&mut encoded, row.mutations as u64);
-        let size = encoded.len() + 4 + row.body.len();
+        let lengths = varint_len(row.key.len() as u64) + varint_len(row.mutations as u64);
+        let size = 1 + lengths + row.key.len() + 4 + row.body.len();
         check_len("ROW_TOO_LARGE", "row mutation", size, limits::ROW_MUTATION_BYTES_MAX)?;
         check_len(
             "BATCH_TOO_LARGE",
@@ -610,8 +654,10 @@ impl BatchBuilder {
             self.bytes_len() + size,
             limits::BATCH_BYTES_MAX,
         )?;
-        encoded.extend_from_slice(&(row.body.len() as u32).to_le_bytes());
-        self.body.extend_from_slice(&encoded);
+        self.body.push(ROW_MUTATION);
+        put_slice(&mut self.body, &row.key);
+        put_varint(&mut self.body, row.mutations as u64);
+        self.body.extend_from_slice(&(row.body.len() as u32).to_le_bytes());
         self.body.extend_from_slice(&row.body);
         self.server_versions |= row.server_versions;
         self.rows += 1;
@@ -646,16 +692,25 @@ impl BatchBuilder {
     /// The finished batch; `None` if no row was finished. The builder is empty afterwards.
     pub fn finish(&mut self) -> Option<PackedBatch> {
         let this = std::mem::take(self);
-        (this.rows > 0).then(|| assemble(&this.families, this.rows, this.server_versions, &this.body))
+        // What was built here is walked by whoever takes it in; nothing is claimed of it that was not looked at.
+        let unknown = Shape {
+            ascending_puts: false,
+            version_max: i64::MAX,
+        };
+        (this.rows > 0).then(|| assemble(&this.families, this.rows, this.server_versions, unknown, &this.body))
     }
 
     fn open_row(&mut self) -> Result<&mut OpenRow> {
-        self.row.as_mut().ok_or_else(no_open_row)
+        match self.is_open {
+            true => Ok(&mut self.row),
+            false => Err(no_open_row()),
+        }
     }
 
+    /// At most 64 of them, and nearly always one: a walk is as fast as a table.
     fn family_index(&mut self, family: FamilyId) -> Result<usize> {
-        if let Some(index) = self.index.get(&family) {
-            return Ok(*index);
+        if let Some(index) = self.families.iter().position(|known| *known == family) {
+            return Ok(index);
         }
         check_len(
             "FAMILIES_TOO_MANY",
@@ -664,7 +719,6 @@ impl BatchBuilder {
             limits::FAMILIES_MAX,
         )?;
         self.families.push(family);
-        self.index.insert(family, self.families.len() - 1);
         Ok(self.families.len() - 1)
     }
 }

@@ -51,6 +51,37 @@ fn golden() {
 }
 
 #[test]
+fn parsing_sees_what_all_rows_have_in_common() {
+    let parsed = |build: &dyn Fn(&mut BatchBuilder)| {
+        let mut b = BatchBuilder::new();
+        b.begin_row(b"r").unwrap();
+        build(&mut b);
+        b.end_row().unwrap();
+        b.begin_row(b"a").unwrap();
+        b.put(F, b"q", 3, b"v").unwrap();
+        b.end_row().unwrap();
+        PackedBatch::parse(b.finish().unwrap().bytes().clone()).unwrap()
+    };
+    let put = |b: &mut BatchBuilder, qualifier: &[u8], version| b.put(F, qualifier, version, b"v").unwrap();
+    let rising = parsed(&|b| {
+        [(b"a", 9), (b"b", 2), (b"b", 4)]
+            .iter()
+            .for_each(|(q, v)| put(b, *q, *v))
+    });
+    assert_eq!((rising.is_ascending_puts(), rising.version_max()), (true, 9));
+    let twice = parsed(&|b| [(b"a", 2), (b"a", 2)].iter().for_each(|(q, v)| put(b, *q, *v)));
+    assert!(!twice.is_ascending_puts(), "one coordinate twice");
+    let falling = parsed(&|b| [(b"b", 2), (b"a", 12)].iter().for_each(|(q, v)| put(b, *q, *v)));
+    assert_eq!((falling.is_ascending_puts(), falling.version_max()), (false, 12));
+    let deletes = parsed(&|b| b.delete(Scope::Row, VersionRange::ALL).unwrap());
+    assert_eq!((deletes.is_ascending_puts(), deletes.version_max()), (false, 3));
+    // A part of a batch is claimed no better than the whole, and what was only built not at all.
+    assert!(rising.subset(|row| row == 1).unwrap().version_max() >= 3);
+    let built = one_put(b"r", b"q", 5, b"v").unwrap();
+    assert!(!built.is_ascending_puts() && built.version_max() >= 5);
+}
+
+#[test]
 fn limits_at_their_edges() {
     let long = |n: usize| vec![b'k'; n];
     for (len, good) in [

@@ -9,46 +9,49 @@ pub struct Malformed(pub &'static str);
 /// A cursor over borrowed bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    /// What is left. A slice that shrinks needs one comparison a read; an index into one needs two and an addition.
+    rest: &'a [u8],
+    total: usize,
 }
 
 impl<'a> Reader<'a> {
     /// A cursor at the first byte.
     pub fn new(bytes: &'a [u8]) -> Reader<'a> {
-        Reader { bytes, at: 0 }
+        Reader {
+            rest: bytes,
+            total: bytes.len(),
+        }
     }
 
     /// How many bytes were read.
     pub fn position(&self) -> usize {
-        self.at
+        self.total - self.rest.len()
     }
 
     /// How many bytes are left.
     pub fn remaining(&self) -> usize {
-        self.bytes.len() - self.at
+        self.rest.len()
     }
 
     /// True at the end.
     pub fn is_empty(&self) -> bool {
-        self.remaining() == 0
+        self.rest.is_empty()
     }
 
     /// The next `len` bytes.
     #[inline]
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
-        let end = self.at.checked_add(len).ok_or(Malformed("length overflows"))?;
-        let slice = self.bytes.get(self.at..end).ok_or(Malformed("input ends early"))?;
-        self.at = end;
+        let (slice, rest) = self.rest.split_at_checked(len).ok_or(Malformed("input ends early"))?;
+        self.rest = rest;
         Ok(slice)
     }
 
     /// The next `N` bytes as an array.
     #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let mut out = [0; N];
-        out.copy_from_slice(self.take(N)?);
-        Ok(out)
+        let (array, rest) = self.rest.split_first_chunk().ok_or(Malformed("input ends early"))?;
+        self.rest = rest;
+        Ok(*array)
     }
 
     /// One byte.
@@ -84,6 +87,17 @@ impl<'a> Reader<'a> {
     /// A LEB128 integer of at most ten bytes; longer or overflowing forms are refused.
     #[inline]
     pub fn varint(&mut self) -> Result<u64, Malformed> {
+        // Lengths and indexes are nearly always below 128.
+        if let Some((&byte, rest)) = self.rest.split_first()
+            && byte < 0x80
+        {
+            self.rest = rest;
+            return Ok(u64::from(byte));
+        }
+        self.long_varint()
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
             let byte = self.u8()?;
@@ -123,6 +137,11 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
+/// Bytes that [`put_varint`] appends.
+pub fn varint_len(value: u64) -> usize {
+    (64 - value.max(1).leading_zeros() as usize).div_ceil(7)
+}
+
 /// Appends a varint length and the bytes.
 pub fn put_slice(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u64);
@@ -139,6 +158,7 @@ mod tests {
         fn varint_round_trip(v in any::<u64>()) {
             let mut out = Vec::new();
             put_varint(&mut out, v);
+            prop_assert_eq!(out.len(), varint_len(v));
             prop_assert_eq!(Reader::new(&out).varint(), Ok(v));
         }
 

@@ -13,9 +13,9 @@ use crate::stamp::Stamp;
 use std::collections::HashMap;
 
 /// Returns the batch in normal form with server versions set to `now_micros`. A batch that is already so is returned as
-/// it is, the same bytes: that is the usual case, and it costs one look at each row.
+/// it is, the same bytes: that is the usual case, and it costs nothing where parsing has seen it, else one look at each row.
 pub fn normalize(batch: &PackedBatch, now_micros: i64) -> Result<PackedBatch> {
-    if !batch.has_server_versions() && batch.rows().all(|row| is_normal(&row)) {
+    if !batch.has_server_versions() && (batch.is_ascending_puts() || batch.rows().all(|row| is_normal(&row))) {
         return Ok(batch.clone());
     }
     let mut builder = BatchBuilder::new();

@@ -198,6 +198,11 @@ impl Group {
 
     /// Waits until this node leads and has applied every entry of earlier terms, and returns its term.
     pub async fn wait_leader_ready(&self, patience: Duration) -> Result<u64, ConsensusError> {
+        // Nearly always so, and asked for every read: the lists of a status would cost more than the question.
+        let leadership = self.leadership();
+        if leadership.ready {
+            return Ok(leadership.term);
+        }
         let status = self.wait(patience, "to lead", |status| status.leader_ready).await?;
         Ok(status.term)
     }
@@ -232,6 +237,18 @@ impl Group {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         build_status(&self.inner.view(), &metrics)
+    }
+
+    /// Who leads, as far as this replica knows; [`Group::status`] without its lists.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leadership().leader
+    }
+
+    fn leadership(&self) -> Leadership {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let faulty = self.inner.machine.fault().is_some() || running_fault(&metrics).is_some();
+        Leadership::of(self.inner.node, &metrics, faulty)
     }
 
     /// Follows the status; intermediate states may be skipped.
@@ -644,32 +661,51 @@ fn running_fault(metrics: &RaftMetrics<Types>) -> Option<String> {
     }
 }
 
+/// Who leads, and whether a leader here may answer.
+struct Leadership {
+    state: ServerState,
+    leader: Option<NodeId>,
+    term: u64,
+    ready: bool,
+}
+
+impl Leadership {
+    /// A replica that serves no more leads nothing, whatever was last heard of it.
+    fn of(node: NodeId, metrics: &RaftMetrics<Types>, faulty: bool) -> Leadership {
+        let state = match faulty {
+            true => ServerState::Shutdown,
+            false => metrics.state,
+        };
+        let own = raft::LeaderId::new(metrics.current_term, node.0);
+        let leader = metrics.current_leader.map(NodeId);
+        Leadership {
+            state,
+            leader: leader.filter(|leader| !faulty || *leader != node),
+            term: metrics.current_term,
+            // The first entry of a leadership is its blank one; once an entry of this leadership is applied, so is all before.
+            ready: state == ServerState::Leader && metrics.last_applied.is_some_and(|applied| applied.leader_id == own),
+        }
+    }
+}
+
 pub(crate) fn build_status(view: &View, metrics: &RaftMetrics<Types>) -> GroupStatus {
     let fault = view.machine.fault().or_else(|| running_fault(metrics));
-    // A replica that serves no more leads nothing, whatever was last heard of it.
-    let state = match &fault {
-        Some(_) => ServerState::Shutdown,
-        None => metrics.state,
-    };
-    let leads = state == ServerState::Leader;
-    let own = raft::LeaderId::new(metrics.current_term, view.node.0);
-    // The first entry of a leadership is its blank one; once an entry of this leadership is applied, so is all before it.
-    let leader_ready = leads && metrics.last_applied.is_some_and(|applied| applied.leader_id == own);
+    let leadership = Leadership::of(view.node, metrics, fault.is_some());
     let members = metrics.membership_config.membership();
-    let leader = metrics.current_leader.map(NodeId);
+    let leads = leadership.state == ServerState::Leader;
     let matched = metrics.replication.iter().flatten().filter(|_| leads);
     GroupStatus {
         group: view.group,
         node: view.node,
-        role: match state {
+        role: match leadership.state {
             ServerState::Leader => Role::Leader,
             ServerState::Follower => Role::Follower,
             ServerState::Candidate => Role::Candidate,
             _ => Role::Learner,
         },
-        leader: leader.filter(|leader| fault.is_none() || *leader != view.node),
-        leader_ready,
-        term: metrics.current_term,
+        leader: leadership.leader,
+        leader_ready: leadership.ready,
+        term: leadership.term,
         last_index: metrics.last_log_index,
         committed_index: metrics.local_committed.map(|id| id.index),
         applied_index: metrics.last_applied.map(|id| id.index),

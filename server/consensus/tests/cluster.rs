@@ -45,6 +45,7 @@ async fn three_nodes_elect_a_leader_and_commit() {
     cluster.wait_all_equal(G, 100).await;
     leader.read_barrier().await.unwrap();
     let status = leader.status();
+    assert_eq!(leader.leader(), status.leader, "asked without a status");
     assert!(status.leader_ready);
     assert_eq!(status.voters, [NodeId(1), NodeId(2), NodeId(3)]);
     assert_eq!(status.matched.len(), 2);

@@ -34,6 +34,10 @@ pub enum EngineError {
     /// Any other I/O failure of a read or of opening.
     #[error("I/O: {0}")]
     Io(String),
+    /// [`Engine::read_in_memory`] came to something that only the disk has. Nothing is wrong: read again by
+    /// [`Engine::read`].
+    #[error("not in memory: {0}")]
+    NotInMemory(String),
 }
 
 /// One feed record (R13): `seq` is numbered by the state machine, from 1, without holes.
@@ -157,6 +161,9 @@ pub trait Engine: Send + Sync {
 
     /// Visible cells. The spec must be normalised. `now_micros` decides expiry. The view is from one moment.
     fn read(&self, spec: &ReadSpec, now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError>;
+    /// The same for a thread that must not wait for a disk: it, or its advances, end with [`EngineError::NotInMemory`] where
+    /// the answer is not in memtables and caches alone. What was seen before that is true, and incomplete.
+    fn read_in_memory(&self, spec: &ReadSpec, now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError>;
     /// Adds the numbers among the cells that a read would return; see [`tidemark_base::aggregate`]. Order and limits of rows
     /// count as they do for a read. [`EngineError::Invalid`] where there would be too many groups.
     fn aggregate(&self, spec: &ReadSpec, now_micros: i64, out: &mut Aggregates) -> Result<(), EngineError>;

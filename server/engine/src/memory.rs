@@ -451,6 +451,10 @@ impl Engine for MemoryEngine {
         Ok(Box::new(view))
     }
 
+    fn read_in_memory(&self, spec: &ReadSpec, now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError> {
+        self.read(spec, now_micros)
+    }
+
     fn aggregate(&self, spec: &ReadSpec, now_micros: i64, out: &mut Aggregates) -> Result<(), EngineError> {
         ops::aggregate_of(&mut *self.read(spec, now_micros)?, out)
     }

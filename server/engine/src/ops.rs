@@ -3,7 +3,7 @@
 use crate::api::{CellCursor, EngineError, RangeDigest};
 use crate::key::{self, Level, QUALIFIER_AT, RangeTombstone, VALUE_LIVE, What};
 use crate::reap::{Reaper, Verdict};
-use crate::source::{FactSource, Place};
+use crate::source::{FactSource, Patience, Place};
 use bytes::Bytes;
 use tidemark_base::aggregate::Aggregates;
 use tidemark_base::fact::{Fact, OwnedScope};
@@ -194,7 +194,7 @@ pub(crate) fn middle_row<S: FactSource>(mut source: S) -> Result<Option<Bytes>, 
         count += 1;
         key::behind(&key[..length], &mut target);
         let mut visited = 0;
-        crate::source::skip_to(&mut source, &target, &mut visited);
+        crate::source::skip_to(&mut source, &target, &mut visited, &mut Patience::default());
     }
     source.status()?;
     Ok((count >= 2).then(|| sample[sample.len() / 2].clone()))

@@ -55,16 +55,33 @@ impl Place {
 /// How many entries are stepped over before a seek is cheaper: a step costs about 0.3 µs, a seek some 5 to 10.
 const STEPS_MAX: usize = 12;
 
+/// How far skips of one reader had to go lately, and so how far the next one steps before it seeks. One that reads the newest
+/// of many versions would step in vain in every column.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    steps: usize,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { steps: STEPS_MAX }
+    }
+}
+
 /// Moves forward to the first entry at or behind `target`, by steps where it is near.
-pub(crate) fn skip_to<S: FactSource>(source: &mut S, target: &[u8], visited: &mut u64) {
-    for _ in 0..STEPS_MAX {
+pub(crate) fn skip_to<S: FactSource>(source: &mut S, target: &[u8], visited: &mut u64, patience: &mut Patience) {
+    for _ in 0..patience.steps {
         match source.entry() {
             Some((key, value)) if key < target => *visited += (key.len() + value.len()) as u64,
-            _ => return,
+            _ => {
+                patience.steps = STEPS_MAX.min(patience.steps * 2);
+                return;
+            }
         }
         source.next();
     }
     if source.entry().is_some_and(|(key, _)| key < target) {
         source.seek(target);
+        patience.steps = (patience.steps / 2).max(1);
     }
 }

@@ -15,7 +15,7 @@ use crate::api::{CellCursor, EngineError};
 use crate::cover::Cover;
 use crate::key::{self, Level, QUALIFIER_AT, RangeTombstone, Tail, VALUE_LIVE, What};
 use crate::plan::{Column, Plan, Values};
-use crate::source::{FactSource, skip_to};
+use crate::source::{FactSource, Patience, skip_to};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tidemark_base::read::ReadSpec;
@@ -42,6 +42,7 @@ pub(crate) struct View<S> {
     column: ColumnState,
     cell: CurrentCell,
     visited: u64,
+    patience: Patience,
     scratch: Vec<u8>,
 }
 
@@ -127,6 +128,7 @@ impl<S: FactSource> View<S> {
             column: ColumnState::default(),
             cell: CurrentCell::default(),
             visited: 0,
+            patience: Patience::default(),
             scratch: Vec::new(),
         })
     }
@@ -176,7 +178,12 @@ impl<S: FactSource> View<S> {
         } else if matches!(self.phase, Phase::Start) {
             self.source.seek(&key::row_prefix(&range.start));
         } else {
-            skip_to(&mut self.source, &key::row_prefix(&range.start), &mut self.visited);
+            skip_to(
+                &mut self.source,
+                &key::row_prefix(&range.start),
+                &mut self.visited,
+                &mut self.patience,
+            );
         }
         self.phase = Phase::NextRow;
     }
@@ -186,7 +193,7 @@ impl<S: FactSource> View<S> {
             self.source.seek_before(&self.row.prefix);
         } else {
             key::behind(&self.row.prefix, &mut self.scratch);
-            skip_to(&mut self.source, &self.scratch, &mut self.visited);
+            skip_to(&mut self.source, &self.scratch, &mut self.visited, &mut self.patience);
         }
     }
 
@@ -271,7 +278,7 @@ impl<S: FactSource> View<S> {
             Err(at) => match families.get(at) {
                 Some(next) => {
                     key::family_start(&mut self.scratch, &self.row.prefix, next.id);
-                    skip_to(&mut self.source, &self.scratch, &mut self.visited);
+                    skip_to(&mut self.source, &self.scratch, &mut self.visited, &mut self.patience);
                     Step::Continue
                 }
                 None => Step::RowEnd,
@@ -300,12 +307,12 @@ impl<S: FactSource> View<S> {
             Column::Next => self.column.done = true,
             Column::SkipTo(qualifier) => {
                 key::column_start(&mut self.scratch, &self.row.prefix, tail.family, qualifier);
-                skip_to(&mut self.source, &self.scratch, &mut self.visited);
+                skip_to(&mut self.source, &self.scratch, &mut self.visited, &mut self.patience);
             }
             Column::Done => match self.plan.families.iter().find(|f| f.id > tail.family) {
                 Some(next) => {
                     key::family_start(&mut self.scratch, &self.row.prefix, next.id);
-                    skip_to(&mut self.source, &self.scratch, &mut self.visited);
+                    skip_to(&mut self.source, &self.scratch, &mut self.visited, &mut self.patience);
                 }
                 None => return Step::RowEnd,
             },
@@ -321,7 +328,7 @@ impl<S: FactSource> View<S> {
             key::column_start(&mut self.scratch, &self.row.prefix, family, &self.column.qualifier);
             let column = std::mem::take(&mut self.scratch);
             key::behind(&column, &mut self.scratch);
-            skip_to(&mut self.source, &self.scratch, &mut self.visited);
+            skip_to(&mut self.source, &self.scratch, &mut self.visited, &mut self.patience);
         }
     }
 
@@ -379,7 +386,7 @@ impl<S: FactSource> View<S> {
             let family = self.plan.families[family].id;
             key::column_start(&mut self.scratch, &self.row.prefix, family, &self.column.qualifier);
             key::push_version(&mut self.scratch, self.plan.versions.to);
-            skip_to(&mut self.source, &self.scratch, &mut self.visited);
+            skip_to(&mut self.source, &self.scratch, &mut self.visited, &mut self.patience);
         }
     }
 

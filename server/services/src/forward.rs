@@ -78,10 +78,7 @@ impl Forwarding {
 
 /// The node that is believed to lead a tablet: by the replica here, else by what others said.
 pub fn leader_of(context: &ServiceContext, tablet: TabletId) -> Option<NodeId> {
-    let here = context
-        .tablets
-        .get(tablet)
-        .and_then(|tablet| tablet.group().status().leader);
+    let here = context.tablets.get(tablet).and_then(|tablet| tablet.group().leader());
     here.or_else(|| context.leaders.leader(tablet.group()))
 }
 
@@ -178,7 +175,6 @@ where
     R: Fn(DataClient<Channel>, Duration) -> RF,
     RF: Future<Output = std::result::Result<T, Status>>,
 {
-    let mut search = Search::new(context, tablet);
     let mut last = None;
     let here = context.tablets.get(tablet.id);
     if let Some(replica) = here.filter(|replica| how.answerer == Answerer::Any || leads(context, replica)) {
@@ -194,6 +190,7 @@ where
         let error = last.unwrap_or_else(|| not_leader(context, tablet.id));
         return Err(with_hint(context, tablet, error));
     }
+    let mut search = Search::new(context, tablet);
     while let Some(target) = search.next() {
         let Ok(client) = context.peers.data(target.node) else {
             continue;
@@ -228,7 +225,7 @@ pub fn onward<T>(message: T, left: Duration) -> Request<T> {
 
 /// True if this node's replica believes to lead.
 fn leads(context: &ServiceContext, replica: &Tablet) -> bool {
-    replica.group().status().leader == Some(context.identity.node)
+    replica.group().leader() == Some(context.identity.node)
 }
 
 /// Nodes to ask, each once.

@@ -1,4 +1,8 @@
 //! Point reads: rows by their keys, from the leaders of their tablets, in one message.
+//!
+//! The newest cells of a few rows are nearly always in memory. They are read on the thread that has the request: handing it to
+//! a thread that may block, and back, costs more than such a read. Where the disk would be asked, or where it turns out to be
+//! much, the read begins anew on a blocking thread.
 
 use crate::call::Call;
 use crate::context::{ServiceContext, TableView};
@@ -8,16 +12,22 @@ use crate::forward::{Answerer, Forwarding, at_leader, onward};
 use crate::split::RowMap;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tidemark_base::cells::{CellsBuilder, PackedCell};
 use tidemark_base::{
-    Error, ErrorKind, FamilyId, ReadFilter, ReadSpec, Result, RowRange, TableSchema, TabletId, limits,
+    CellRef, Error, ErrorKind, FamilyId, ReadFilter, ReadSpec, Result, RowRange, TableSchema, TabletId, limits,
 };
 use tidemark_proto::v1;
-use tidemark_tablet::Tablet;
+use tidemark_tablet::{ReadEnd, Tablet};
 
 /// An answer, in bytes: one message. Larger ones are for Scan.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Tablets asked at one time for one request.
 const TABLETS_AT_ONCE: usize = 16;
+/// A read of more rows, or of more versions of a column, goes to a blocking thread at once.
+const SHORT_ROWS_MAX: usize = 8;
+const SHORT_VERSIONS_MAX: u32 = 4;
+/// A read that has seen so much goes on there. About a tenth of a millisecond.
+const SHORT_BYTES_MAX: u64 = 64 << 10;
 
 /// Which replicas may answer a read.
 pub fn answerer(consistency: i32) -> Result<Answerer> {
@@ -73,6 +83,7 @@ pub async fn read(
             return Err(too_large().into());
         }
         response.rows.extend(rows.rows);
+        response.packed.extend(rows.packed);
         response.redirect = redirect.or(response.redirect);
     }
     Ok(response)
@@ -95,10 +106,11 @@ fn group(rows: &[Bytes], map: &impl RowMap) -> Vec<(TabletId, Vec<Bytes>)> {
     groups
 }
 
-/// Rows, and how large they are about.
+/// Rows in one of both forms, and how large they are about.
 #[derive(Debug, Default)]
 struct Found {
     rows: Vec<v1::Row>,
+    packed: Vec<Bytes>,
     bytes: usize,
 }
 
@@ -137,6 +149,7 @@ impl Part<'_> {
                 Ok(Found {
                     bytes: prost::Message::encoded_len(&response),
                     rows: response.rows,
+                    packed: response.packed,
                 })
             }
         };
@@ -158,34 +171,113 @@ impl Part<'_> {
             replica.read_barrier().await?;
         }
         let names = FamilyNames::of(replica.schema().as_deref().unwrap_or(&self.table.schema));
+        let reading = Reading {
+            replica,
+            spec,
+            names,
+            packed: self.request.packed,
+        };
+        if reading.is_short()
+            && let Some(found) = reading.try_in_memory()?
+        {
+            return Ok(found);
+        }
         blocking(move || {
             let _turn = turn;
-            collect(&replica, &spec, &names)
+            reading.collect()
         })
         .await
     }
 }
 
-/// Reads all of it, on this thread.
-fn collect(replica: &Tablet, spec: &ReadSpec, names: &FamilyNames) -> Result<Found> {
-    let engine = replica.engine();
-    let mut cursor = engine
-        .read(spec, replica.now_micros())
-        .map_err(tidemark_tablet::engine_error)?;
-    let mut rows = RowsBuilder::default();
-    while cursor.advance().map_err(tidemark_tablet::engine_error)? {
-        let cell = cursor.cell();
-        if let Some(family) = names.get(cell.family) {
-            rows.push(cell.row, family, cell.qualifier, cell.version, cell.value);
-        }
-        if rows.bytes_len() > ANSWER_BYTES_MAX {
-            return Err(too_large());
+/// One tablet's part of a read, ready to be done.
+struct Reading {
+    replica: Tablet,
+    spec: ReadSpec,
+    names: FamilyNames,
+    packed: bool,
+}
+
+impl Reading {
+    fn is_short(&self) -> bool {
+        let versions = self.spec.filter.latest;
+        self.spec.ranges.len() <= SHORT_ROWS_MAX && versions.is_some_and(|n| n <= SHORT_VERSIONS_MAX)
+    }
+
+    /// Reads all of it from memory; `None` if that cannot be, or is much.
+    fn try_in_memory(&self) -> Result<Option<Found>> {
+        self.gather(true, SHORT_BYTES_MAX)
+    }
+
+    /// Reads all of it, on this thread.
+    fn collect(&self) -> Result<Found> {
+        let found = self.gather(false, u64::MAX)?;
+        found.ok_or_else(|| Error::internal("a read without a bound came to one"))
+    }
+
+    fn gather(&self, in_memory: bool, visited_max: u64) -> Result<Option<Found>> {
+        let mut answer = match self.packed {
+            true => Answer::Packed(CellsBuilder::new()),
+            false => Answer::Readable(RowsBuilder::default()),
+        };
+        let end = self.replica.read_cells(&self.spec, in_memory, |cell, visited| {
+            answer.push(cell, &self.names);
+            answer.bytes_len() <= ANSWER_BYTES_MAX && visited <= visited_max
+        })?;
+        match end {
+            ReadEnd::All => Ok(Some(answer.finish())),
+            _ if answer.bytes_len() > ANSWER_BYTES_MAX => Err(too_large()),
+            ReadEnd::Stopped | ReadEnd::NotInMemory => Ok(None),
         }
     }
-    Ok(Found {
-        bytes: rows.bytes_len(),
-        rows: rows.finish(),
-    })
+}
+
+/// Cells in the form that was asked for.
+enum Answer {
+    Readable(RowsBuilder),
+    Packed(CellsBuilder),
+}
+
+impl Answer {
+    fn push(&mut self, cell: &CellRef<'_>, names: &FamilyNames) {
+        let Some(family) = names.get(cell.family) else {
+            return;
+        };
+        match self {
+            Answer::Readable(rows) => rows.push(cell.row, family, cell.qualifier, cell.version, cell.value),
+            Answer::Packed(cells) => cells.push(PackedCell {
+                row: cell.row,
+                family: cell.family,
+                qualifier: cell.qualifier,
+                version: cell.version,
+                value: cell.value,
+            }),
+        }
+    }
+
+    fn bytes_len(&self) -> usize {
+        match self {
+            Answer::Readable(rows) => rows.bytes_len(),
+            Answer::Packed(cells) => cells.bytes_len(),
+        }
+    }
+
+    fn finish(self) -> Found {
+        let bytes = self.bytes_len();
+        match self {
+            Answer::Readable(mut rows) => Found {
+                rows: rows.finish(),
+                packed: Vec::new(),
+                bytes,
+            },
+            Answer::Packed(cells) if cells.is_empty() => Found::default(),
+            Answer::Packed(mut cells) => Found {
+                rows: Vec::new(),
+                packed: vec![cells.finish()],
+                bytes,
+            },
+        }
+    }
 }
 
 /// Runs on a thread where blocking harms nobody.

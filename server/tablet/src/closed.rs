@@ -58,6 +58,9 @@ impl Engine for ClosedEngine {
     fn read(&self, _spec: &ReadSpec, _now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError> {
         closed()
     }
+    fn read_in_memory(&self, _spec: &ReadSpec, _now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError> {
+        closed()
+    }
     fn aggregate(&self, _spec: &ReadSpec, _now_micros: i64, _out: &mut Aggregates) -> Result<(), EngineError> {
         closed()
     }

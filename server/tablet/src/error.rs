@@ -22,6 +22,9 @@ pub fn engine_error(error: EngineError) -> Error {
             Error::unavailable("TABLET_POISONED", text, Duration::from_secs(1)).action("see the node's log")
         }
         EngineError::Io(text) => Error::unavailable("TABLET_IO", text, Duration::from_secs(1)),
+        EngineError::NotInMemory(text) => {
+            Error::internal(format!("a read that may go to the disk was told not to: {text}"))
+        }
     }
 }
 

@@ -79,7 +79,7 @@ pub use replication_state::{PeerQuarantine, ReplicationState};
 pub use response::OwnedCell;
 pub use settings::TabletSettings;
 pub use stream::{AHEAD_MAX, StreamId, StreamState};
-pub use tablet::{CheckAndMutate, ReadModifyWrite, Tablet, TabletOptions, WriteOutcome};
+pub use tablet::{CheckAndMutate, ReadEnd, ReadModifyWrite, Tablet, TabletOptions, WriteOutcome};
 pub use time::LogTime;
 pub use tokens::Token;
 // What the handle's signatures name of the layers below, for callers that do not depend on those crates.

@@ -26,10 +26,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tidemark_base::aggregate::{AggregateSpec, Aggregates};
 use tidemark_base::{
-    Error, PackedBatch, ReadFilter, ReadSpec, RegionId, Result, RowRange, RowRef, Stamp, TableSchema, limits,
+    CellRef, Error, PackedBatch, ReadFilter, ReadSpec, RegionId, Result, RowRange, RowRef, Stamp, TableSchema, limits,
 };
 use tidemark_consensus::{Group, Host, Role};
-use tidemark_engine::{Engine, RangeDigest};
+use tidemark_engine::{Engine, EngineError, RangeDigest};
 use tidemark_runtime::{ByteBudget, Metrics, SharedClock, Shutdown, Tasks};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -97,6 +97,17 @@ pub struct ReadModifyWrite {
     pub token: Token,
     /// The writer's epoch (R20); 0 for active-active tables.
     pub epoch: u32,
+}
+
+/// How a walk over a tablet's cells ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadEnd {
+    /// All cells were seen.
+    All,
+    /// Whoever looked at them had enough.
+    Stopped,
+    /// The rest is on disk. What was seen is true; begin anew where waiting is allowed.
+    NotInMemory,
 }
 
 /// A tablet on this node. Clones are the same tablet.
@@ -362,6 +373,34 @@ impl Tablet {
     /// and the old one stays readable for who holds it.
     pub fn engine(&self) -> Arc<dyn Engine> {
         self.inner.shared.engine()
+    }
+
+    /// Calls `each` for every cell that the spec lets through, in order, with the bytes of storage that were visited so far,
+    /// until it returns false. The spec is normalised. With `in_memory` it never waits for a disk; without, it belongs on a
+    /// thread that may.
+    pub fn read_cells(
+        &self,
+        spec: &ReadSpec,
+        in_memory: bool,
+        mut each: impl FnMut(&CellRef<'_>, u64) -> bool,
+    ) -> Result<ReadEnd> {
+        let engine = self.engine();
+        let mut walk = || -> std::result::Result<ReadEnd, EngineError> {
+            let mut cursor = match in_memory {
+                true => engine.read_in_memory(spec, self.now_micros())?,
+                false => engine.read(spec, self.now_micros())?,
+            };
+            while cursor.advance()? {
+                if !each(&cursor.cell(), cursor.visited_bytes()) {
+                    return Ok(ReadEnd::Stopped);
+                }
+            }
+            Ok(ReadEnd::All)
+        };
+        match walk() {
+            Err(EngineError::NotInMemory(_)) if in_memory => Ok(ReadEnd::NotInMemory),
+            end => end.map_err(error::engine_error),
+        }
     }
 
     /// The clock that decides expiry of reads, microseconds.

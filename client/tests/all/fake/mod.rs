@@ -395,7 +395,7 @@ impl v1::data_server::Data for Node {
         });
         Ok(Response::new(v1::ReadResponse {
             rows: rows.collect(),
-            redirect: None,
+            ..v1::ReadResponse::default()
         }))
     }
 

@@ -6,6 +6,7 @@ use super::shared::SERIES_LAYER;
 use crate::api::{Engine, EngineError, WriteBatch, WriteSize};
 use crate::key::{self, RangeTombstone};
 use crate::memory::{family_zero, range_tombstone};
+use crate::series::gathered::Gathered;
 use crate::series::pending::Pending;
 use tidemark_base::{CellRef, FamilyId, Scope, TombstoneRef};
 use tidemark_runtime::planted::{Bug, planted};
@@ -23,6 +24,8 @@ pub(super) struct RocksBatch<'a> {
     pending: Pending,
     /// Length of the time blocks of the family that they are of.
     pending_micros: i64,
+    /// Series records, until the commit.
+    gathered: Gathered,
     /// Keys of state records that are written, in their space.
     pub(super) state_keys: Vec<Vec<u8>>,
     pub(super) feed: Vec<FeedChange>,
@@ -47,6 +50,7 @@ impl<'a> RocksBatch<'a> {
             home: Home::default(),
             pending: Pending::default(),
             pending_micros: 1,
+            gathered: Gathered::default(),
             state_keys: Vec::new(),
             feed: Vec::new(),
             size: WriteSize::default(),
@@ -84,14 +88,23 @@ impl<'a> RocksBatch<'a> {
         self.size.bytes += cell.qualifier.len() + cell.value.len() + SERIES_CELL_BYTES;
     }
 
-    /// Writes what waits, as merge operands.
-    pub(super) fn emit_series(&mut self) {
-        let series = self.engine.series_cf();
-        let (batch, size, layers) = (&mut self.batch, &mut self.size, &mut self.layers);
+    /// Makes records of the cells that wait.
+    fn emit_series(&mut self) {
+        let (gathered, size) = (&mut self.gathered, &mut self.size);
         self.pending.emit(self.pending_micros, |key, value| {
-            *layers |= 1 << SERIES_LAYER;
             size.bytes += key.len() + SERIES_TICK_BYTES;
-            batch.merge_cf(series, key, value);
+            gathered.push(key, value);
+        });
+    }
+
+    /// Writes all series records, as merge operands.
+    fn merge_series(&mut self) {
+        self.emit_series();
+        let series = self.engine.series_cf();
+        let (batch, layers) = (&mut self.batch, &mut self.layers);
+        self.gathered.emit(|key, operand| {
+            *layers |= 1 << SERIES_LAYER;
+            batch.merge_cf(series, key, operand);
         });
     }
 
@@ -233,7 +246,7 @@ impl WriteBatch for RocksBatch<'_> {
     }
 
     fn commit(mut self: Box<Self>) -> Result<(), EngineError> {
-        self.emit_series();
+        self.merge_series();
         match self.invalid {
             Some(invalid) => Err(EngineError::Invalid(invalid)),
             None => self.engine.commit(*self),

@@ -39,7 +39,8 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, DBRawIterator, FlushOptions, ReadOptions, WriteOptions,
+    BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, DBRawIterator, FlushOptions, ReadOptions, ReadTier,
+    WriteOptions,
 };
 use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -87,6 +88,17 @@ pub struct RocksEngine {
     collecting: Mutex<LastCollection>,
     poisoned: Mutex<Option<String>>,
     _shared: Arc<RocksShared>,
+}
+
+/// How far a read may go for what it needs, and what it leaves in the cache.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Memtables and caches.
+    Memory,
+    /// The disk; what it brings stays in the cache.
+    Disk,
+    /// The disk; what it brings does not push out what others need.
+    PassingBy,
 }
 
 #[derive(Default)]
@@ -412,10 +424,13 @@ impl RocksEngine {
         batch.put_cf(self.facts_cf(home), key, value);
     }
 
-    fn view(&self, spec: &ReadSpec, now_micros: i64, fill_cache: bool) -> Result<View<TabletSource<'_>>, EngineError> {
+    fn view(&self, spec: &ReadSpec, now_micros: i64, reach: Reach) -> Result<View<TabletSource<'_>>, EngineError> {
         let options = || {
             let mut options = ReadOptions::default();
-            options.fill_cache(fill_cache);
+            options.fill_cache(reach != Reach::PassingBy);
+            if reach == Reach::Memory {
+                options.set_read_tier(ReadTier::BlockCache);
+            }
             if let Some(first) = spec.ranges.first().filter(|range| !range.start.is_empty()) {
                 options.set_iterate_lower_bound(key::row_prefix(&first.start));
             }
@@ -439,7 +454,7 @@ impl RocksEngine {
         spec: &ReadSpec,
         now_micros: i64,
     ) -> Result<Box<dyn CellCursor + '_>, EngineError> {
-        Ok(Box::new(self.view(spec, now_micros, false)?))
+        Ok(Box::new(self.view(spec, now_micros, Reach::PassingBy)?))
     }
 
     /// Records of the state space with that prefix, keys whole.
@@ -639,7 +654,11 @@ impl Engine for RocksEngine {
     }
 
     fn read(&self, spec: &ReadSpec, now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError> {
-        Ok(Box::new(self.view(spec, now_micros, true)?))
+        Ok(Box::new(self.view(spec, now_micros, Reach::Disk)?))
+    }
+
+    fn read_in_memory(&self, spec: &ReadSpec, now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError> {
+        Ok(Box::new(self.view(spec, now_micros, Reach::Memory)?))
     }
 
     fn aggregate(&self, spec: &ReadSpec, now_micros: i64, out: &mut Aggregates) -> Result<(), EngineError> {
@@ -651,7 +670,7 @@ impl Engine for RocksEngine {
             ranges: vec![range.clone()],
             ..ReadSpec::default()
         };
-        ops::digest_of(&mut self.view(&spec, now_micros, false)?)
+        ops::digest_of(&mut self.view(&spec, now_micros, Reach::PassingBy)?)
     }
 
     fn is_empty(&self) -> Result<bool, EngineError> {

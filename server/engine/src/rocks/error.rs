@@ -12,6 +12,8 @@ pub(super) fn map(dir: &Path, error: &rocksdb::Error) -> EngineError {
     }
     match error.kind() {
         ErrorKind::Corruption => EngineError::Corruption(message),
+        // RocksDB says so where a read was told to leave the disk alone.
+        ErrorKind::Incomplete => EngineError::NotInMemory(message),
         ErrorKind::InvalidArgument | ErrorKind::NotSupported => EngineError::Invalid(message),
         _ => EngineError::Io(message),
     }

@@ -107,6 +107,11 @@ fn weigh(facts: &Facts) -> (Vec<u32>, Vec<usize>) {
     (cells, bytes)
 }
 
+/// True for a stored value that is one block; false for a tick, or several values.
+pub(super) fn is_block(value: &[u8]) -> bool {
+    value.first() == Some(&BLOCK)
+}
+
 /// Calls `each` for every segment of a block; checks the checksum first.
 pub fn for_each_segment<'a>(
     block: &'a [u8],
@@ -157,6 +162,8 @@ pub fn single_segment(value: &[u8]) -> Result<Option<Segment<'_>>, Malformed> {
 pub struct Merger {
     encoder: Encoder,
     scratch: DecodeScratch,
+    /// Of the last merge.
+    facts: Facts,
 }
 
 impl Default for Merger {
@@ -171,13 +178,18 @@ impl Merger {
         Merger {
             encoder: Encoder::new(),
             scratch: DecodeScratch::default(),
+            facts: Facts::new(),
         }
     }
 
     /// The union of stored values. Fails if one of them is damaged.
     pub fn merge<'a>(&mut self, values: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<u8>, Malformed> {
-        let facts = self.union(values)?;
-        Ok(self.encoder.encode(&facts))
+        self.facts.clear();
+        for value in values {
+            self.facts.add(value, &mut self.scratch)?;
+        }
+        self.facts.settle();
+        Ok(self.encoder.encode(&self.facts))
     }
 
     /// The union as a settled set.

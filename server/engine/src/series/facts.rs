@@ -15,10 +15,10 @@ use super::block::{self, BLOCK};
 use super::segment::{ColumnRef, Segment};
 use super::slot::{Arena, Slot};
 use super::tick::{TICK, TickRef};
-use super::unite::for_each_value;
+use super::unite::{for_each_value, values_estimate};
 use super::values::DecodeScratch;
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use tidemark_base::Stamp;
 use tidemark_base::codec::Malformed;
 use xxhash_rust::xxh3::xxh3_64;
@@ -50,6 +50,73 @@ pub struct Facts {
     columns: Vec<Column>,
     index: HashMap<Vec<u8>, u32>,
     arena: Arena,
+    /// About so many more facts each column will have.
+    expected: usize,
+    /// Columns of an earlier use, empty, with the memory that they had.
+    spare: Vec<Column>,
+}
+
+/// A set of more facts than this, or of more bytes of long values, gives its memory back when it is cleared.
+const FACTS_KEPT_MAX: usize = 32 << 10;
+const ARENA_KEPT_BYTES_MAX: usize = 1 << 20;
+/// Room that is made for joined values before they are looked at.
+const EXPECTED_MAX: usize = 512;
+/// So many columns keep theirs.
+const SPARE_MAX: usize = 64;
+
+/// The qualifiers of some stored values, each once.
+#[derive(Debug, Default)]
+pub(crate) struct Qualifiers {
+    list: Vec<Vec<u8>>,
+    index: HashMap<Vec<u8>, usize>,
+}
+
+impl Qualifiers {
+    /// Adds those that a stored value holds.
+    pub(crate) fn add(&mut self, value: &[u8]) -> Result<(), Malformed> {
+        for_each_value(value, |value| match value.first() {
+            Some(&TICK) => {
+                let mut next = 0;
+                TickRef::parse(value)?.for_each(|qualifier, _| next = self.note(qualifier, next))
+            }
+            Some(&BLOCK) => block::for_each_segment(value, |segment| {
+                let mut next = 0;
+                for column in segment.columns() {
+                    next = self.note(column.qualifier(), next);
+                }
+                Ok(())
+            }),
+            _ => Err(Malformed("neither a tick nor a block")),
+        })
+    }
+
+    /// Adds those of a set.
+    pub(crate) fn add_columns(&mut self, facts: &Facts) {
+        let mut next = 0;
+        for column in &facts.columns {
+            next = self.note(&column.qualifier, next);
+        }
+    }
+
+    /// Ticks and blocks name the same columns in the same order, nearly always: so it is looked for at `hint` first. Returns
+    /// the place behind it.
+    fn note(&mut self, qualifier: &[u8], hint: usize) -> usize {
+        if self.list.get(hint).is_some_and(|known| known == qualifier) {
+            return hint + 1;
+        }
+        if let Some(at) = self.index.get(qualifier) {
+            return at + 1;
+        }
+        self.index.insert(qualifier.to_vec(), self.list.len());
+        self.list.push(qualifier.to_vec());
+        self.list.len()
+    }
+
+    /// All of them, sorted.
+    pub(crate) fn finish(mut self) -> Vec<Vec<u8>> {
+        self.list.sort_unstable();
+        self.list
+    }
 }
 
 /// What becomes of a fact; see [`Facts::judge`].
@@ -72,6 +139,25 @@ impl Facts {
     /// An empty set.
     pub fn new() -> Facts {
         Facts::default()
+    }
+
+    /// Empties the set. It keeps the memory of a set of usual size, for the next one: blocks are merged one after the other,
+    /// and growing each column anew was a seventh of a flush.
+    pub(super) fn clear(&mut self) {
+        if self.len() > FACTS_KEPT_MAX || self.arena.capacity() > ARENA_KEPT_BYTES_MAX {
+            *self = Facts::default();
+            return;
+        }
+        self.ticks.clear();
+        self.index.clear();
+        self.arena.clear();
+        let room = SPARE_MAX.saturating_sub(self.spare.len());
+        for mut column in self.columns.drain(..).take(room) {
+            column.qualifier.clear();
+            column.ticks.clear();
+            column.values.clear();
+            self.spare.push(column);
+        }
     }
 
     /// The ticks; see [`Facts::settle`].
@@ -125,10 +211,11 @@ impl Facts {
         }
         let at = self.columns.len();
         self.index.insert(qualifier.to_vec(), at as u32);
-        self.columns.push(Column {
-            qualifier: qualifier.to_vec(),
-            ..Column::default()
-        });
+        let mut column = self.spare.pop().unwrap_or_default();
+        column.ticks.reserve(self.expected);
+        column.values.reserve(self.expected);
+        column.qualifier.extend_from_slice(qualifier);
+        self.columns.push(column);
         at
     }
 
@@ -144,26 +231,11 @@ impl Facts {
         only: Option<&[u8]>,
         scratch: &mut DecodeScratch,
     ) -> Result<(), Malformed> {
+        self.expected = values_estimate(value).min(EXPECTED_MAX);
+        self.ticks.reserve(self.expected);
         for_each_value(value, |value| match value.first() {
             Some(&TICK) => self.add_tick(TickRef::parse(value)?, only),
             Some(&BLOCK) => block::for_each_segment(value, |segment| self.add_segment(&segment, only, scratch)),
-            _ => Err(Malformed("neither a tick nor a block")),
-        })
-    }
-
-    /// Adds the qualifiers that a stored value holds to `out`.
-    pub fn qualifiers(value: &[u8], out: &mut BTreeSet<Vec<u8>>) -> Result<(), Malformed> {
-        let mut add = |qualifier: &[u8]| {
-            if !out.contains(qualifier) {
-                out.insert(qualifier.to_vec());
-            }
-        };
-        for_each_value(value, |value| match value.first() {
-            Some(&TICK) => TickRef::parse(value)?.for_each(|qualifier, _| add(qualifier)),
-            Some(&BLOCK) => block::for_each_segment(value, |segment| {
-                segment.columns().iter().for_each(|column| add(column.qualifier()));
-                Ok(())
-            }),
             _ => Err(Malformed("neither a tick nor a block")),
         })
     }

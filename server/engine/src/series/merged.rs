@@ -13,6 +13,8 @@ pub(crate) struct Merged<A, B> {
     at: At,
     /// Only the one at the entry stands where it should: the source was moved backwards.
     alone: bool,
+    /// The one has come to its end, without an error; the other has. Asking for that at each step would cost a call.
+    ended: [bool; 2],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,14 +33,29 @@ impl<A: FactSource, B: FactSource> Merged<A, B> {
             b,
             at: At::End,
             alone: false,
+            ended: [false; 2],
         }
+    }
+
+    /// True if one of them shows nothing because it has failed.
+    fn has_failed(&mut self) -> bool {
+        let ends = [self.a.entry().is_none(), self.b.entry().is_none()];
+        if ends == self.ended {
+            return false;
+        }
+        let failed = (ends[0] && self.a.status().is_err()) || (ends[1] && self.b.status().is_err());
+        self.ended = if failed { [false; 2] } else { ends };
+        failed
     }
 
     fn select(&mut self, forward: bool) {
         self.alone = !forward;
+        // What a store with an error would have shown is not known, so nothing more is.
+        if self.has_failed() {
+            self.at = At::End;
+            return;
+        }
         self.at = match (self.a.entry(), self.b.entry()) {
-            // What a store with an error would have shown is not known, so nothing more is.
-            _ if self.a.status().is_err() || self.b.status().is_err() => At::End,
             (None, None) => At::End,
             (Some(_), None) => At::A,
             (None, Some(_)) => At::B,
@@ -54,18 +71,21 @@ impl<A: FactSource, B: FactSource> Merged<A, B> {
 
 impl<A: FactSource, B: FactSource> FactSource for Merged<A, B> {
     fn seek(&mut self, key: &[u8]) {
+        self.ended = [false; 2];
         self.a.seek(key);
         self.b.seek(key);
         self.select(true);
     }
 
     fn seek_before(&mut self, key: &[u8]) {
+        self.ended = [false; 2];
         self.a.seek_before(key);
         self.b.seek_before(key);
         self.select(false);
     }
 
     fn seek_last(&mut self) {
+        self.ended = [false; 2];
         self.a.seek_last();
         self.b.seek_last();
         self.select(false);
@@ -76,6 +96,7 @@ impl<A: FactSource, B: FactSource> FactSource for Merged<A, B> {
             let Some(key) = self.entry().map(|(key, _)| key.to_vec()) else {
                 return;
             };
+            self.ended = [false; 2];
             match self.at {
                 At::A => self.b.seek(&key),
                 At::B => self.a.seek(&key),

@@ -15,7 +15,7 @@
 //! ints      sequences of integers: prediction, unit, chunks of their own width
 //! fixed     8-byte values: decimals, XOR                     text     decimal numbers as text
 //! values    a column's values: the smallest form that fits   slot     a value in sixteen bytes
-//! pending   from a row mutation's cells to records
+//! pending   from a row mutation's cells to records           gathered a write batch's records, one operand a key
 //! tick      what one row mutation writes                     segment  columns and their table of ticks
 //! facts     the set that is merged, and its one order        block    segments, checksum; Merger
 //! unite     the store's merge operator                        collect  what is forgotten inside of records
@@ -44,6 +44,7 @@ mod block;
 pub(crate) mod collect;
 mod facts;
 mod fixed;
+pub(crate) mod gathered;
 mod ints;
 pub mod limits;
 pub(crate) mod merged;

@@ -42,6 +42,11 @@ impl Arena {
         }
     }
 
+    /// Bytes that it has room for.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Forgets all values.
     pub fn clear(&mut self) {
         self.bytes.clear();

@@ -7,16 +7,17 @@
 //!     -> ticks and blocks of the time block that begins there   b  !v9 !s, …             newest time block down
 //! ```
 //! A *group* is what one row has in one family. When it is entered, the directories of its blocks give the columns; then each
-//! time block is united for one column at a time, or whole while little is held. Encoded records are held up to a bound,
-//! beyond it they are read again: a row of many years costs time, not memory.
+//! time block is united for one column at a time, or whole while little is held. Fresh ticks have no directory: they are
+//! united at once, in the walk that finds their columns. Encoded records are held up to a bound, beyond it they are read
+//! again: a row of many years costs time, not memory.
 
-use super::facts::{Column, Facts, Tick, digest};
+use super::block::is_block;
+use super::facts::{Column, Facts, Qualifiers, Tick, digest};
 use super::values::DecodeScratch;
 use crate::api::EngineError;
 use crate::key::{self, DIGEST_BYTES, VALUE_DEAD, VALUE_LIVE, What};
 use crate::source::{FactSource, Place};
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 use tidemark_base::codec::Malformed;
 use tidemark_base::stamp::STAMP_BYTES;
 use tidemark_base::{FamilyId, VersionRange};
@@ -100,6 +101,11 @@ pub(super) fn record_place(cell_key: &[u8], length: i64) -> Result<Vec<u8>, Malf
 /// Replaces `out` by the key of a cell's entry.
 pub(super) fn push_entry(out: &mut Vec<u8>, group: &[u8], qualifier: &[u8], tick: Tick, digest: u16) {
     push_column(out, group, qualifier);
+    push_coordinate(out, tick, digest);
+}
+
+/// Appends what stands behind the column in a cell's key.
+fn push_coordinate(out: &mut Vec<u8>, tick: Tick, digest: u16) {
     key::push_version(out, tick.version);
     out.extend_from_slice(&tick.stamp.encode().map(|b| !b));
     out.extend_from_slice(&digest.to_be_bytes());
@@ -171,8 +177,12 @@ pub(crate) struct SeriesSource<B> {
     open: Open,
     at: Option<Position>,
     key: Vec<u8>,
+    /// The column that `key` begins with, and how long that is.
+    keyed: Option<(usize, usize)>,
     value: Vec<u8>,
     scratch: DecodeScratch,
+    /// Memory of a part that was united, for the next one.
+    spare: Facts,
     failed: Option<EngineError>,
 }
 
@@ -195,6 +205,17 @@ struct Part {
     held: Option<Vec<Vec<u8>>>,
     /// All of it, if there was room.
     facts: Option<Facts>,
+}
+
+impl Group {
+    /// After the last record of a part.
+    fn close_part(&mut self, qualifiers: &mut Qualifiers) {
+        if let Some(facts) = self.parts.last_mut().and_then(|part| part.facts.as_mut()) {
+            facts.settle();
+            self.cells_held += facts.len();
+            qualifiers.add_columns(facts);
+        }
+    }
 }
 
 /// One column of one time block, in the order of entries.
@@ -233,16 +254,22 @@ impl<B: FactSource> SeriesSource<B> {
             open: Open::default(),
             at: None,
             key: Vec::new(),
+            keyed: None,
             value: Vec::new(),
             scratch: DecodeScratch::default(),
+            spare: Facts::new(),
             failed: None,
         }
     }
 
     /// Loads the group of the record here; false at the end.
     fn load(&mut self) -> Result<bool, Malformed> {
-        self.group = Group::default();
+        let group = std::mem::take(&mut self.group);
+        if let Some(facts) = group.parts.into_iter().find_map(|part| part.facts) {
+            self.spare = facts;
+        }
         self.open = Open::default();
+        self.keyed = None;
         let Some((key, _)) = self.records.entry() else {
             return Ok(false);
         };
@@ -255,7 +282,7 @@ impl<B: FactSource> SeriesSource<B> {
                 self.records.seek(&from);
             }
         }
-        let mut qualifiers = BTreeSet::new();
+        let mut qualifiers = Qualifiers::default();
         let mut held = 0;
         self.behind = true;
         while let Some((key, value)) = self.records.entry() {
@@ -267,25 +294,36 @@ impl<B: FactSource> SeriesSource<B> {
                 self.behind = false;
                 break;
             }
-            Facts::qualifiers(value, &mut qualifiers)?;
-            held += value.len();
             if self.group.parts.last().is_none_or(|part| part.start != start) {
+                self.group.close_part(&mut qualifiers);
+                let unite = !is_block(value) && self.group.cells_held < self.held.cells_max;
                 self.group.parts.push(Part {
                     start,
-                    held: Some(Vec::new()),
-                    facts: None,
+                    held: (!unite).then(Vec::new),
+                    facts: unite.then(|| {
+                        let mut facts = std::mem::take(&mut self.spare);
+                        facts.clear();
+                        facts
+                    }),
                 });
             }
             let part = self.group.parts.last_mut().expect("just pushed");
-            if held > self.held.bytes_max {
-                part.held = None;
-            }
-            if let Some(held) = &mut part.held {
-                held.push(value.to_vec());
+            if let Some(facts) = &mut part.facts {
+                facts.add(value, &mut self.scratch)?;
+            } else {
+                qualifiers.add(value)?;
+                held += value.len();
+                if held > self.held.bytes_max {
+                    part.held = None;
+                }
+                if let Some(held) = &mut part.held {
+                    held.push(value.to_vec());
+                }
             }
             self.records.next();
         }
-        self.group.qualifiers = qualifiers.into_iter().collect();
+        self.group.close_part(&mut qualifiers);
+        self.group.qualifiers = qualifiers.finish();
         Ok(true)
     }
 
@@ -313,7 +351,8 @@ impl<B: FactSource> SeriesSource<B> {
 
     /// Unites a part: whole, if it fits beside what is held, else one column of it.
     fn unite(&mut self, part: usize, qualifier: &[u8]) -> Result<(), Malformed> {
-        let mut facts = Facts::new();
+        let mut facts = std::mem::take(&mut self.spare);
+        facts.clear();
         match &self.group.parts[part].held {
             Some(held) => {
                 let whole = self.group.cells_held < self.held.cells_max;
@@ -402,7 +441,14 @@ impl<B: FactSource> SeriesSource<B> {
                 })
             }
         };
-        push_entry(&mut self.key, &self.group.prefix, &column.qualifier, tick, digest);
+        match self.keyed {
+            Some((of, length)) if of == place.column => self.key.truncate(length),
+            _ => {
+                push_column(&mut self.key, &self.group.prefix, &column.qualifier);
+                self.keyed = Some((place.column, self.key.len()));
+            }
+        }
+        push_coordinate(&mut self.key, tick, digest);
         self.at = Some(place);
         Ok(())
     }

@@ -2,8 +2,12 @@
 //!
 //! ```text
 //! on a thread that writes files    union of the facts -> a block                             stored
-//! on a thread that reads           joined := 0x03 | (length u32 | tick or block)*            never stored
+//! on a thread that reads           joined := 0x03 | (length u32 | tick or block)*            for this read
 //! ```
+//! A write batch with several records for one key joins them too; that is an operand until the first flush unites it with
+//! the others. What is joined has its own checksums, and stands inside of a memtable or of a block of RocksDB, which has
+//! another.
+//!
 //! A reader unites what it gets by itself, and often needs one column or the newest ticks of it: packing hundreds of fresh ticks
 //! for it first would cost five times the read. RocksDB calls the operator on the thread that reads, so the thread says
 //! what it is.
@@ -12,7 +16,7 @@ use super::block::Merger;
 use std::cell::{Cell, RefCell};
 use tidemark_base::codec::{Malformed, Reader};
 
-/// First byte of values joined for a reader.
+/// First byte of joined values.
 pub(super) const JOINED: u8 = 3;
 
 thread_local! {
@@ -50,22 +54,37 @@ pub(crate) fn unite<'a>(values: impl Iterator<Item = &'a [u8]> + Clone) -> Optio
     }
     let bytes: usize = values.clone().map(|value| value.len() + 4).sum();
     let mut out = Vec::with_capacity(bytes + 1);
+    join(&mut out, values);
+    Some(out)
+}
+
+/// Appends values, joined. Each is shorter than 4 GiB, as all that the store takes.
+pub(super) fn join<'a>(out: &mut Vec<u8>, values: impl Iterator<Item = &'a [u8]>) {
     out.push(JOINED);
     for value in values {
-        // A partial merge of a reader's may be joined again.
+        // What was joined before may be joined again.
         if let Some((&JOINED, inner)) = value.split_first() {
             out.extend_from_slice(inner);
             continue;
         }
-        out.extend_from_slice(&u32::try_from(value.len()).ok()?.to_le_bytes());
+        out.extend_from_slice(&(value.len() as u32).to_le_bytes());
         out.extend_from_slice(value);
     }
-    Some(out)
 }
 
-/// True for what is made for a reader and never stored.
+/// True for what is not united yet: a reader's, or one batch's.
 pub(crate) fn is_joined(value: &[u8]) -> bool {
     value.first() == Some(&JOINED)
+}
+
+/// How many values are joined, if all are as long as the first; 1 for a stored value. A guess, to make room by.
+pub(super) fn values_estimate(value: &[u8]) -> usize {
+    match value.split_first() {
+        Some((&JOINED, joined)) => Reader::new(joined)
+            .u32()
+            .map_or(0, |first| joined.len() / (first as usize + 4)),
+        _ => 1,
+    }
 }
 
 /// Calls `each` for what a stored value or joined values hold: ticks and blocks.

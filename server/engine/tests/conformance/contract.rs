@@ -1,6 +1,8 @@
 //! The interface, point by point, on both engines.
 
-use crate::world::{self, LATEST_NOW, NOW, World, cell, family, read_engine, stamp, tombstone, write_engine};
+use crate::world::{
+    self, LATEST_NOW, NOW, World, cell, family, read_engine, read_once, stamp, tombstone, write_engine,
+};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tidemark_base::fact::{Fact, OwnedScope};
@@ -640,7 +642,7 @@ fn readers_never_see_half_a_batch() {
                             reverse,
                             ..ReadSpec::default()
                         };
-                        let cells = read_engine(engine, &spec, NOW).unwrap();
+                        let cells = read_once(engine, &spec, NOW).unwrap();
                         assert_eq!(cells.len(), ROWS);
                         assert!(cells.iter().all(|c| c.value == cells[0].value), "{cells:?}");
                     }

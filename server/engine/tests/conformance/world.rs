@@ -9,7 +9,7 @@ use tidemark_base::schema::{Compression, Layout};
 use tidemark_base::{
     CellRef, FamilyId, FamilySettings, ReadSpec, RegionId, RowRange, Stamp, TableSchema, TombstoneRef, VersionRange,
 };
-use tidemark_engine::{Engine, EngineError, MemoryEngine, RocksEngine, RocksSettings, RocksShared};
+use tidemark_engine::{CellCursor, Engine, EngineError, MemoryEngine, RocksEngine, RocksSettings, RocksShared};
 use tidemark_oracle::VisibleCell;
 use tidemark_runtime::ManualClock;
 
@@ -241,10 +241,30 @@ pub fn any_fact_of_one_column() -> impl Strategy<Value = Fact> {
     prop_oneof![5 => cells, 1 => tombstones]
 }
 
-/// What an engine's read returns, in the oracle's form, and checks its marks of row starts.
+/// What one read returns, in the oracle's form.
+pub fn read_once(engine: &dyn Engine, spec: &ReadSpec, now_micros: i64) -> Result<Vec<VisibleCell>, EngineError> {
+    let mut all = Vec::new();
+    walk(&mut *engine.read(spec, now_micros)?, &mut all)?;
+    Ok(all)
+}
+
+/// What an engine's read returns while nobody writes, in the oracle's form. A read that may not go to the disk must see the same, as far as it
+/// comes.
 pub fn read_engine(engine: &dyn Engine, spec: &ReadSpec, now_micros: i64) -> Result<Vec<VisibleCell>, EngineError> {
-    let mut cursor = engine.read(spec, now_micros)?;
-    let mut out: Vec<VisibleCell> = Vec::new();
+    let all = read_once(engine, spec, now_micros)?;
+    let mut seen = Vec::new();
+    let walked = engine
+        .read_in_memory(spec, now_micros)
+        .and_then(|mut cursor| walk(&mut *cursor, &mut seen));
+    match walked {
+        Err(EngineError::NotInMemory(_)) => assert!(all.starts_with(&seen), "{seen:?} is no beginning of {all:?}"),
+        walked => assert_eq!((walked, &seen), (Ok(()), &all), "in memory, of {spec:?}"),
+    }
+    Ok(all)
+}
+
+/// Collects a cursor's cells, and checks its marks of row starts.
+pub fn walk(cursor: &mut dyn CellCursor, out: &mut Vec<VisibleCell>) -> Result<(), EngineError> {
     while cursor.advance()? {
         let cell = cursor.cell();
         let starts = out.last().is_none_or(|last| last.row != cell.row);
@@ -258,7 +278,7 @@ pub fn read_engine(engine: &dyn Engine, spec: &ReadSpec, now_micros: i64) -> Res
             value: Bytes::copy_from_slice(cell.value),
         });
     }
-    Ok(out)
+    Ok(())
 }
 
 /// Adds facts to an engine, in one atomic write.

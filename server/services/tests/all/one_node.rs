@@ -123,6 +123,52 @@ async fn scans_go_over_tablets_in_both_directions_with_limits_and_filters() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_is_the_same_packed_or_not_short_or_not() {
+    let world = World::start(1).await;
+    let node = &world.nodes[0];
+    node.tables().create_table(create("t", &["c", "e"])).await.unwrap();
+    let rows = ["a", "b", "c", "d", "e", "f"]
+        .map(|row| put(row, "m", "q", 5, row))
+        .to_vec();
+    node.data().write(write("t", rows)).await.unwrap();
+    let older = ["a", "d"].map(|row| put(row, "m", "q", 4, "older")).to_vec();
+    node.data().write(write("t", older)).await.unwrap();
+    // Newest cells of a few rows are read on the request's own thread, everything else on a blocking one.
+    for (latest, expected) in [(Some(1), "a=a d=d f=f"), (None, "a=a,older d=d,older f=f")] {
+        for packed in [false, true] {
+            let filter = v1::Filter {
+                latest,
+                ..v1::Filter::default()
+            };
+            let request = v1::ReadRequest {
+                filter: Some(filter),
+                packed,
+                ..read("t", &["f", "a", "d", "missing"])
+            };
+            let answer = node.data().read(request).await.unwrap().into_inner();
+            assert_eq!((answer.rows.is_empty(), answer.packed.is_empty()), (packed, !packed));
+            let mut cells: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+            for part in &answer.packed {
+                for_each_cell(part, |cell| cells.push((cell.row.to_vec(), cell.value.to_vec()))).unwrap();
+            }
+            for row in &answer.rows {
+                let of = |cell: &v1::Cell| (row.key.to_vec(), cell.value.to_vec());
+                cells.extend(row.cells.iter().map(of));
+            }
+            let shown: Vec<String> = cells
+                .chunk_by(|a, b| a.0 == b.0)
+                .map(|row| {
+                    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                    let values: Vec<String> = row.iter().map(|(_, value)| text(value)).collect();
+                    format!("{}={}", text(&row[0].0), values.join(","))
+                })
+                .collect();
+            assert_eq!(shown.join(" "), expected, "latest {latest:?}, packed {packed}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_scan_comes_in_many_messages_and_a_client_may_leave() {
     let world = World::start(1).await;
     let node = &world.nodes[0];
