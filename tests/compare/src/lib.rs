@@ -17,12 +17,14 @@
 //! |---|---|
 //! | [`peers`] | what a peer is, and one file for each |
 //! | [`load`] | clients that send batches and note how long each took |
+//! | [`loader`] | Java processes of ours, for stores that only a Java library speaks to |
 //! | [`package`] | public packages, unpacked |
 //! | [`process`], [`spin`] | processes that are ours, and what keeps the machine awake |
 //! | [`web`] | as much HTTP as peers need |
 //! | [`run`], [`verdict`] | the order of things, and the table |
 
 pub mod load;
+pub mod loader;
 pub mod package;
 pub mod peers;
 pub mod process;

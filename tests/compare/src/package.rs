@@ -65,15 +65,60 @@ impl Shelf {
                     format!("-DoutputDirectory={}", dir.display()),
                 ]))?;
         }
-        // What is on the shelf counts, whatever is asked for.
-        let jar = found(&dir, ".jar")?;
-        let name = jar.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
-        let version = name.strip_prefix(artifact).unwrap_or(name).trim_start_matches('-');
+        let version = version_of(&found(&dir, ".jar")?, artifact);
+        Ok(Package { dir, version })
+    }
+
+    /// A jar and all that it needs, from the same registry, in a directory called `name`.
+    pub fn maven_library(&self, name: &str, group: &str, artifact: &str, version: &str) -> Result<Package> {
+        let lib = self.dir.join(name).join("lib");
+        if !lib.is_dir() {
+            let unfinished = self.dir.join(name).join("fetching");
+            std::fs::create_dir_all(&unfinished)?;
+            let pom = self.dir.join(name).join("pom.xml");
+            std::fs::write(&pom, project(group, artifact, version))?;
+            say(&format!(
+                "fetching {group}:{artifact}:{version} and what it needs by Maven"
+            ));
+            run(Command::new("mvn")
+                .args(["--batch-mode", "--quiet", "--file"])
+                .arg(&pom)
+                .args(["dependency:copy-dependencies", "-DincludeScope=runtime"])
+                .arg(format!("-DoutputDirectory={}", unfinished.display())))?;
+            // Last, so that what is there is whole.
+            std::fs::rename(unfinished, &lib)?;
+        }
+        let jars = std::fs::read_dir(&lib)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let own = |jar: &PathBuf| {
+            jar.file_name()
+                .is_some_and(|file| file.to_string_lossy().starts_with(artifact))
+        };
+        let jar = jars
+            .into_iter()
+            .find(own)
+            .with_context(|| format!("no {artifact} in {}", lib.display()))?;
         Ok(Package {
-            version: version.to_owned(),
-            dir,
+            version: version_of(&jar, artifact),
+            dir: lib,
         })
     }
+}
+
+/// Maven's description of a project that is nothing but what it needs.
+fn project(group: &str, artifact: &str, version: &str) -> String {
+    format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
+         <groupId>tidemark</groupId><artifactId>compare</artifactId><version>1</version><packaging>pom</packaging>\
+         <dependencies><dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>\
+         <version>{version}</version></dependency></dependencies></project>\n"
+    )
+}
+
+/// The version of what is on the shelf, which counts, whatever is asked for.
+fn version_of(jar: &Path, artifact: &str) -> String {
+    let name = jar.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    let version = name.strip_prefix(artifact).unwrap_or(name);
+    version.trim_start_matches('-').to_owned()
 }
 
 /// The first file of a directory with that ending.
@@ -85,7 +130,8 @@ pub fn found(dir: &Path, ending: &str) -> Result<PathBuf> {
         .with_context(|| format!("no {ending} in {}", dir.display()))
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs a command to its end; what it says is in the error, if there is one.
+pub fn run(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("{name} cannot be started"))?;
     let errors = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);

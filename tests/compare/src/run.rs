@@ -131,12 +131,15 @@ fn one(name: &str, site: &Site, options: &Options) -> Result<(About, Figures)> {
 fn measure(peer: &mut dyn Peer, site: &Site, options: &Options) -> Result<Figures> {
     let senders: Vec<Box<dyn Sender>> = (0..options.clients).map(|_| peer.sender()).collect::<Result<_>>()?;
     let pids = peer.pids();
-    let meter = Meter::start(&pids)?;
+    let meters = Meters {
+        peer: Meter::start(&pids)?,
+        clients: Meter::start(&peer.client_pids())?,
+    };
     let loaded = load::run(&site.fleet, site.batch as usize, senders)?;
-    let cost = meter.cost()?;
+    let cost = meters.cost()?;
     peer.settle().context("bringing it to rest")?;
     // A peer that was started again to come to rest has other processes: what that cost is not known.
-    let settled = meter.cost().ok();
+    let settled = meters.cost().ok();
     let found = peer.samples().context("counting what it has")?;
     if let Some(found) = found {
         ensure!(
@@ -152,6 +155,21 @@ fn measure(peer: &mut dyn Peer, site: &Site, options: &Options) -> Result<Figure
     figures.bytes_per_sample = bytes as f64 / loaded.samples as f64;
     figures.log_mb = (log / copies) as f64 / 1e6;
     Ok(figures)
+}
+
+/// The peer and this process, and what of the client runs in processes of its own.
+struct Meters {
+    peer: Meter,
+    clients: Meter,
+}
+
+impl Meters {
+    fn cost(&self) -> std::io::Result<Cost> {
+        let mut cost = self.peer.cost()?;
+        // To their meter they are servers; this process is in the other one already.
+        cost.client_cpu_s += self.clients.cost()?.server_cpu_s;
+        Ok(cost)
+    }
 }
 
 fn figures(loaded: Loaded, cost: Cost, settled: Option<Cost>, in_process: bool) -> Result<Figures> {

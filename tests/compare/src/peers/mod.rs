@@ -1,6 +1,8 @@
 //! The stores that are compared.
 
+mod cassandra;
 mod etcd;
+mod hbase;
 mod influxdb;
 mod lines;
 mod questdb;
@@ -26,7 +28,9 @@ pub const NAMES: &[&str] = &[
     "etcd",
     "questdb",
     "hbase",
+    "hbase-hsync",
     "cassandra",
+    "cassandra-batch",
 ];
 
 /// Where and with what a peer is started.
@@ -63,6 +67,10 @@ pub trait Peer {
     fn about(&self) -> About;
     /// Its processes; none if it runs in this one.
     fn pids(&self) -> Vec<u32>;
+    /// Processes of ours beside this one that speak to it: they are the client.
+    fn client_pids(&self) -> Vec<u32> {
+        Vec::new()
+    }
     /// A client's connection. Called once a client.
     fn sender(&self) -> Result<Box<dyn Sender>>;
     /// Brings what was loaded into the form in which it stays on disk, as far as the store offers that.
@@ -91,7 +99,10 @@ pub fn start(name: &str, site: &Site) -> Result<Box<dyn Peer>> {
         "influxdb" => Box::new(influxdb::start(site)?),
         "etcd" => Box::new(etcd::start(site)?),
         "questdb" => Box::new(questdb::start(site)?),
-        "hbase" | "cassandra" => bail!("this program does not speak its protocol yet"),
+        "hbase" => Box::new(hbase::start(site, hbase::Sync::Flush)?),
+        "hbase-hsync" => Box::new(hbase::start(site, hbase::Sync::Fsync)?),
+        "cassandra" => Box::new(cassandra::start(site, cassandra::Sync::Periodic)?),
+        "cassandra-batch" => Box::new(cassandra::start(site, cassandra::Sync::Batch)?),
         other => bail!("there is no peer {other:?}; there are {}", NAMES.join(", ")),
     })
 }
