@@ -42,8 +42,8 @@ struct Counts {
     succeeded: u64,
     /// Clients that have not ended.
     clients: u64,
-    /// By region, writes and reads, since the last change of stage.
-    served: BTreeMap<(usize, bool), u64>,
+    /// By region and table, writes and reads, since the last change of stage.
+    served: BTreeMap<(usize, String, bool), u64>,
 }
 
 impl Control {
@@ -130,19 +130,24 @@ impl Control {
         (counts.asked, counts.succeeded)
     }
 
-    /// True if that region has answered a write and a read since the last change of stage.
-    pub fn has_served(&self, region: usize) -> bool {
+    /// True if that region has answered a write and a read of each of those tables since the last change of stage: what the
+    /// checker asks for after the heal.
+    pub fn has_served(&self, region: usize, tables: &[&str]) -> bool {
         let counts = self.counts.lock();
-        [true, false]
-            .iter()
-            .all(|write| counts.served.get(&(region, *write)).is_some_and(|n| *n > 0))
+        let served = |table: &str, write| counts.served.get(&(region, table.to_owned(), write));
+        tables.iter().all(|table| {
+            [true, false]
+                .iter()
+                .all(|write| served(table, *write).is_some_and(|n| *n > 0))
+        })
     }
 
     /// Counts an operation of a client.
-    pub fn note(&self, region: usize, write: bool, succeeded: bool) {
+    pub fn note(&self, region: usize, table: &str, write: bool, succeeded: bool) {
         let mut counts = self.counts.lock();
         counts.asked += 1;
         counts.succeeded += u64::from(succeeded);
-        *counts.served.entry((region, write)).or_default() += u64::from(succeeded);
+        let served = counts.served.entry((region, table.to_owned(), write));
+        *served.or_default() += u64::from(succeeded);
     }
 }

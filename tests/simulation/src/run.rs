@@ -252,9 +252,14 @@ impl Driver<'_> {
         self.faults.heal(&mut self.sim);
         control.enter(Stage::Healed);
         let healed = self.sim.elapsed();
-        self.until(SERVE_LIMIT, "each region to read and write after the heal", |driver| {
-            (0..driver.regions).all(|region| control.has_served(region))
-        })?;
+        self.until(
+            SERVE_LIMIT,
+            "each region to read and write each table after the heal",
+            |driver| {
+                (0..driver.regions)
+                    .all(|region| control.has_served(region, &[workload::SHARED, &workload::own_table(region)]))
+            },
+        )?;
         outcome.served_again_ms = (self.sim.elapsed() - healed).as_millis() as u64;
         self.go_on(CALM, |_| false)?;
         control.enter(Stage::Quiet);

@@ -115,6 +115,7 @@ pub(crate) struct Worker {
 /// An operation on its way.
 struct Asked {
     id: u64,
+    table: String,
     write: bool,
 }
 
@@ -173,7 +174,11 @@ impl Worker {
         let region = REGIONS[self.region];
         let operation = Operation::begun(id, self.client, region, table.name(), row, action, time::nanos());
         self.recorder.begin(operation);
-        Asked { id, write }
+        Asked {
+            id,
+            table: table.name().to_owned(),
+            write,
+        }
     }
 
     fn end<T>(&self, asked: Asked, answer: &Result<T, ClientError>, seen: impl FnOnce(&T) -> Option<Seen>) {
@@ -182,7 +187,8 @@ impl Worker {
             Err(error) if error.is_unknown_outcome() => (Outcome::Unknown, None, Some(told(error))),
             Err(error) => (Outcome::Fail, None, Some(told(error))),
         };
-        self.control.note(self.region, asked.write, outcome == Outcome::Ok);
+        self.control
+            .note(self.region, &asked.table, asked.write, outcome == Outcome::Ok);
         let text = format!("{} {outcome:?} {seen:?} {error:?}", asked.id);
         self.control
             .trace
