@@ -22,7 +22,7 @@
 //! | [`split`] | rows of a request to tablets, pure |
 //! | [`data`] | the data service; its methods in [`write`], [`write_stream`], [`read`], [`scan`], [`single_row`], [`digest`], [`aggregate`] |
 //! | [`tables`], [`replication`], [`quarantine`], [`cluster`] | administration |
-//! | [`peer`], [`peer_client`] | node to node, both sides |
+//! | [`peer`], [`peer_client`], `raft_line` | node to node, both sides |
 //! | [`region`], [`region_client`] | region to region, both sides |
 //! | [`channel`] | connections and their settings |
 //!
@@ -43,6 +43,7 @@ pub mod forward;
 pub mod peer;
 pub mod peer_client;
 pub mod quarantine;
+mod raft_line;
 pub mod read;
 pub mod region;
 pub mod region_client;

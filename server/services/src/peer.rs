@@ -1,17 +1,29 @@
 //! The internal service, node to node: what this node does for its neighbours. Nothing here forwards: a node that is asked
 //! for what it does not lead says so.
 
-use crate::call::{ADMIN_LIMIT, answer};
+use crate::call::{ADMIN_LIMIT, answer, overdue};
 use crate::context::ServiceContext;
 use crate::convert::region_id;
-use crate::errors::Failure;
+use crate::errors::{Failure, to_wire};
 use crate::forward::{hint, not_leader};
 use crate::quarantine;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::stream::{BoxStream, StreamExt};
+use prost::Message;
+use std::future::ready;
+use std::time::Duration;
 use tidemark_base::{Error, ErrorKind, GroupId, NodeId, TableSchema, TabletId};
 use tidemark_consensus::{HandleError, MessageKind, RaftMessage};
 use tidemark_proto::internal::{self as wire, peer_server::Peer};
+use tidemark_runtime::Shutdown;
 use tidemark_tablet::Tablet;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Messages of one line that are being handled; more wait in the connection.
+const LINE_MESSAGES_MAX: usize = 1_024;
+/// None of them is handled for longer than that.
+const LINE_TIMEOUT_MAX: Duration = Duration::from_secs(30);
 
 type Answered<T> = Result<Response<T>, Status>;
 
@@ -19,12 +31,53 @@ type Answered<T> = Result<Response<T>, Status>;
 #[derive(Clone)]
 pub struct PeerService {
     context: ServiceContext,
+    shutdown: Shutdown,
 }
 
 impl PeerService {
-    /// Answers for this node.
-    pub fn new(context: ServiceContext) -> PeerService {
-        PeerService { context }
+    /// Answers for this node. Lines end with `shutdown`, or the server would wait for them.
+    pub fn new(context: ServiceContext, shutdown: Shutdown) -> PeerService {
+        PeerService { context, shutdown }
+    }
+
+    async fn raft_message(&self, request: wire::RaftRequest) -> Result<Bytes, Failure> {
+        // The hottest path between nodes: no span, no histogram; consensus has its own time-outs and numbers.
+        self.check(request.hello)?;
+        let code = u8::try_from(request.kind).ok().and_then(MessageKind::from_code);
+        let kind = code.ok_or_else(|| {
+            let message = format!("Raft message of kind {} is not known to this release", request.kind);
+            Failure::from(Error::new(ErrorKind::Unsupported, "MESSAGE_UNKNOWN", message))
+        })?;
+        let message = RaftMessage {
+            group: GroupId(request.group),
+            kind,
+            body: request.body,
+        };
+        let handled = self.context.host.handle(message).await;
+        handled.map_err(|error| handle_error(error).into())
+    }
+
+    /// The answer to a message of a line. Its failure is its own; the line goes on.
+    async fn line_answer(self, request: wire::RaftRequest) -> wire::RaftAnswer {
+        let id = request.id;
+        let wanted = Duration::from_millis(u64::from(request.timeout_ms)).min(LINE_TIMEOUT_MAX);
+        let failure = match tokio::time::timeout(wanted, self.raft_message(request)).await {
+            Ok(Ok(body)) => {
+                return wire::RaftAnswer {
+                    id,
+                    body,
+                    ..wire::RaftAnswer::default()
+                };
+            }
+            Ok(Err(failure)) => failure,
+            // Nobody hears it; what it held of the line's bound is free.
+            Err(_) => overdue(wanted).into(),
+        };
+        wire::RaftAnswer {
+            id,
+            error: to_wire(&failure.error).encode_to_vec().into(),
+            ..wire::RaftAnswer::default()
+        }
     }
 
     /// A node of another cluster that took over an address must not vote, nor one that lost its directory: under its old
@@ -68,23 +121,22 @@ impl PeerService {
 #[tonic::async_trait]
 impl Peer for PeerService {
     async fn raft(&self, request: Request<wire::RaftRequest>) -> Answered<wire::RaftResponse> {
-        // The hottest path between nodes: no span, no histogram; consensus has its own time-outs and numbers.
-        let request = request.into_inner();
-        self.check(request.hello)?;
-        let code = u8::try_from(request.kind).ok().and_then(MessageKind::from_code);
-        let kind = code.ok_or_else(|| {
-            let message = format!("Raft message of kind {} is not known to this release", request.kind);
-            Failure::from(Error::new(ErrorKind::Unsupported, "MESSAGE_UNKNOWN", message))
-        })?;
-        let message = RaftMessage {
-            group: GroupId(request.group),
-            kind,
-            body: request.body,
-        };
-        match self.context.host.handle(message).await {
-            Ok(body) => Ok(Response::new(wire::RaftResponse { body })),
-            Err(error) => Err(Failure::from(handle_error(error)).into()),
-        }
+        let body = self.raft_message(request.into_inner()).await?;
+        Ok(Response::new(wire::RaftResponse { body }))
+    }
+
+    type RaftLineStream = BoxStream<'static, Result<wire::RaftAnswer, Status>>;
+
+    async fn raft_line(&self, request: Request<Streaming<wire::RaftRequest>>) -> Answered<Self::RaftLineStream> {
+        let service = self.clone();
+        let over = self.shutdown.wait_owned();
+        // Behind a request that cannot be read nothing comes any more.
+        let requests = request
+            .into_inner()
+            .take_until(over)
+            .filter_map(|message| ready(message.ok()));
+        let answers = requests.map(move |request| service.clone().line_answer(request).map(Ok));
+        Ok(Response::new(answers.buffer_unordered(LINE_MESSAGES_MAX).boxed()))
     }
 
     async fn ping(&self, request: Request<wire::PingRequest>) -> Answered<wire::PingResponse> {

@@ -5,11 +5,13 @@
 
 use crate::channel::{CONNECT_LIMIT, MESSAGE_BYTES_MAX, channel};
 use crate::context::{LeadingGroup, NodeIdentity, Pong};
-use crate::errors::{DOMAIN, from_status, never_sent};
+use crate::errors::{DOMAIN, from_status, from_wire, never_sent};
 use crate::quarantine;
+use crate::raft_line::{Lost, RaftLine};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use prost::Message;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -34,8 +36,8 @@ const REPORT_LIMIT: Duration = Duration::from_secs(2);
 const PROPOSE_LIMIT: Duration = Duration::from_secs(12);
 /// A catalog command at its leader. Short, because the catalog sends the same command again, to another leader if need be.
 const CATALOG_LIMIT: Duration = Duration::from_secs(3);
-/// Connections for Raft messages to one node; groups are spread over them.
-const RAFT_CHANNELS: usize = 2;
+/// Larger Raft messages, those with entries above all, have a line of their own: a heartbeat never waits behind one.
+const SMALL_BYTES_MAX: usize = 512;
 
 /// Connections to the nodes of this region.
 pub struct PeerClients {
@@ -51,7 +53,10 @@ pub struct PeerClients {
 #[derive(Clone)]
 struct NodeChannels {
     address: String,
-    raft: [Channel; RAFT_CHANNELS],
+    /// Of the first connection, for what is small.
+    ping: Channel,
+    small: RaftLine,
+    large: RaftLine,
     bulk: Channel,
     data: Channel,
 }
@@ -59,8 +64,12 @@ struct NodeChannels {
 impl NodeChannels {
     fn new(dialer: &Dialer, address: String) -> Result<NodeChannels> {
         let channel = || channel(dialer, &address);
+        let line = |channel: Channel| RaftLine::new(sized(PeerClient::new(channel)));
+        let ping = channel()?;
         Ok(NodeChannels {
-            raft: [channel()?, channel()?],
+            small: line(ping.clone()),
+            large: line(channel()?),
+            ping,
             bulk: channel()?,
             data: channel()?,
             address,
@@ -124,7 +133,7 @@ impl PeerClients {
         let request = wire::PingRequest {
             hello: self.hello(node),
         };
-        let mut client = self.client(node, |channels| channels.raft[0].clone())?;
+        let mut client = self.client(node, |channels| channels.ping.clone())?;
         let pong = within(PING_LIMIT, client.ping(request)).await?;
         let leading = pong.leading.into_iter().map(|leading| LeadingGroup {
             group: GroupId(leading.group),
@@ -235,10 +244,7 @@ impl PeerClients {
     }
 
     fn client(&self, node: NodeId, pick: impl Fn(&NodeChannels) -> Channel) -> Result<PeerClient<Channel>> {
-        let client = PeerClient::new(pick(&self.channels(node)?));
-        Ok(client
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+        Ok(sized(PeerClient::new(pick(&self.channels(node)?))))
     }
 
     fn channels(&self, node: NodeId) -> Result<NodeChannels> {
@@ -285,29 +291,58 @@ impl Transport for PeerClients {
             message.kind,
             MessageKind::SnapshotBegin | MessageKind::SnapshotChunk | MessageKind::SnapshotEnd
         );
-        let client = self.client(target, |channels| match bulk {
-            true => channels.bulk.clone(),
-            false => channels.raft[group as usize % RAFT_CHANNELS].clone(),
-        });
+        let channels = self.channels(target);
         let request = wire::RaftRequest {
             hello: self.hello(target),
             group,
             kind: u32::from(message.kind.code()),
             body: message.body,
+            ..wire::RaftRequest::default()
         };
         let disowned = self.disowned.clone();
         Box::pin(async move {
-            let mut client = client.map_err(|error| TransportError::Unreachable(error.to_string()))?;
-            match tokio::time::timeout(timeout, client.raft(request)).await {
-                Ok(Ok(response)) => Ok(response.into_inner().body),
-                Ok(Err(status)) => {
-                    note_refusal(&disowned, &from_status(&status).error);
-                    Err(transport_error(&status))
-                }
-                Err(_) => Err(TransportError::Timeout),
+            let channels = channels.map_err(|error| TransportError::Unreachable(error.to_string()))?;
+            if bulk {
+                let mut client = sized(PeerClient::new(channels.bulk));
+                return match tokio::time::timeout(timeout, client.raft(request)).await {
+                    Ok(Ok(response)) => Ok(response.into_inner().body),
+                    Ok(Err(status)) => Err(failed(&disowned, &status)),
+                    Err(_) => Err(TransportError::Timeout),
+                };
+            }
+            let line = match request.body.len() {
+                0..=SMALL_BYTES_MAX => channels.small,
+                _ => channels.large,
+            };
+            match line.send(request, timeout).await {
+                Ok(answer) if answer.error.is_empty() => Ok(answer.body),
+                Ok(answer) => Err(refused(&disowned, &answer.error)),
+                Err(Lost::Broken(status)) => Err(failed(&disowned, &status)),
+                Err(Lost::Timeout) => Err(TransportError::Timeout),
             }
         })
     }
+}
+
+/// The failure of a message of a line, as the other node says it.
+fn refused(disowned: &watch::Sender<Option<Error>>, encoded: &[u8]) -> TransportError {
+    let error = match tidemark_proto::v1::Error::decode(encoded) {
+        Ok(error) => from_wire(&error),
+        Err(malformed) => return TransportError::Refused(format!("an error that cannot be read: {malformed}")),
+    };
+    note_refusal(disowned, &error);
+    TransportError::Refused(error.message().to_owned())
+}
+
+fn failed(disowned: &watch::Sender<Option<Error>>, status: &Status) -> TransportError {
+    note_refusal(disowned, &from_status(status).error);
+    transport_error(status)
+}
+
+fn sized(client: PeerClient<Channel>) -> PeerClient<Channel> {
+    client
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 impl CatalogForward for PeerClients {

@@ -69,7 +69,7 @@ where
     S: Stream<Item = std::io::Result<C>>,
     C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let (routes, health) = match routes(context).await {
+    let (routes, health) = match routes(context, shutdown.clone()).await {
         Ok(assembled) => assembled,
         Err(error) => {
             tracing::error!(%error, "the gRPC services cannot be assembled");
@@ -105,7 +105,10 @@ where
 }
 
 /// All services, health and reflection.
-async fn routes(context: ServiceContext) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
+async fn routes(
+    context: ServiceContext,
+    shutdown: Shutdown,
+) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(tidemark_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -120,7 +123,7 @@ async fn routes(context: ServiceContext) -> Result<(Routes, HealthReporter), ton
         .add_service(sized!(TablesServer::new(TablesService::new(context.clone()))))
         .add_service(sized!(ReplicationServer::new(ReplicationService::new(context.clone()))))
         .add_service(sized!(ClusterServer::new(ClusterService::new(context.clone()))))
-        .add_service(sized!(PeerServer::new(PeerService::new(context.clone()))))
+        .add_service(sized!(PeerServer::new(PeerService::new(context.clone(), shutdown))))
         .add_service(sized!(RegionServer::new(RegionService::new(context))));
     Ok((routes.routes(), health))
 }
