@@ -23,8 +23,10 @@ pub(super) async fn kill(ground: &Ground<'_>, target: Target, down: Duration) ->
     sleep(down).await;
     let led = before.values().any(|l| l.node == at.node);
     let moved = if led {
-        // Before the node comes back, so that it is not simply elected again.
-        ground.watch.successor(at, &before, NOTICED_MAX).await
+        // Before the node comes back, so that it is not simply elected again, and that the whole gap is measured.
+        let moved = ground.watch.successor(at, &before, NOTICED_MAX).await;
+        served_again(ground, at.region).await;
+        moved
     } else {
         None
     };
@@ -62,9 +64,15 @@ pub(super) async fn pause(ground: &Ground<'_>, target: Target, tenths: u32, stop
     // On a busy machine the others may need longer than planned; the pause then lasts until they have elected.
     let patience = if elects { NOTICED_MAX } else { Duration::ZERO };
     let moved = ground.watch.successor(at, &before, patience).await;
+    if elects {
+        served_again(ground, at.region).await;
+    }
     let stood_for = format!("state T for {} ms", began.elapsed().as_millis());
     server.process.signal(Signal::CONT)?;
     drop(server);
+    if led && !elects {
+        served_again(ground, at.region).await;
+    }
     let gap = led.then(|| ground.seen.longest_gap(at.region, from, ground.seen.now()));
     let effect = match (stood, elects, moved) {
         (true, true, Some(moved)) => Some(format!("{stood_for}; {moved}")),
@@ -116,6 +124,14 @@ pub(super) async fn kill_region(ground: &Ground<'_>, region: usize, down: Durati
         effect,
         gap: took_over,
     })
+}
+
+/// Waits until each tablet of the region has answered from now on: a gap that is still open would be measured too short.
+async fn served_again(ground: &Ground<'_>, region: usize) {
+    let since = ground.seen.now();
+    let answered = || ground.seen.answered_since(region, since).then_some(());
+    // Longer than that, and the gap is what it is; the verdict asks for readiness at the end.
+    super::noticed(NOTICED_MAX, answered).await;
 }
 
 /// Kills every server of the list at one moment, so that none notices the others' end.
