@@ -149,7 +149,41 @@ fn alive(pid: u32) -> bool {
 
 /// The state of a process as the kernel shows it; `T` = stopped.
 fn state(pid: u32) -> Option<char> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    state_in(&format!("/proc/{pid}/stat"))
+}
+
+fn state_in(stat: &str) -> Option<char> {
+    let stat = std::fs::read_to_string(stat).ok()?;
     // The name in parentheses may contain anything.
     stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// True if every thread is stopped: one that was in the kernel when it was told to stop gets on until it would leave it.
+pub(super) fn stands_still(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let mut states = threads
+        .flatten()
+        .map(|thread| state_in(&thread.path().join("stat").display().to_string()))
+        .peekable();
+    states.peek().is_some() && states.all(|state| state == Some('T'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_stands_still_when_all_of_it_does() {
+        assert!(!stands_still(std::process::id()) && !stands_still(u32::MAX));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        assert!(!stands_still(child.id()));
+        rustix::process::kill_process(pid, Signal::STOP).unwrap();
+        let began = Instant::now();
+        while !stands_still(child.id()) && began.elapsed() < Duration::from_secs(60) {}
+        let stood = stands_still(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(stood);
+    }
 }
