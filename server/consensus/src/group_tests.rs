@@ -1,15 +1,18 @@
-//! What only the inside of a group can bring about: a panic in openraft's own task, and what was flushed under which vote.
+//! What only the inside of a group can bring about: a panic in openraft's own task, what a replica that began anew takes for
+//! durable, and what was flushed under which vote.
 
 use super::group::holds_on_disk;
 use crate::error::{ProposeError, ReadError};
 use crate::host::{Host, HostOptions};
-use crate::log::{FileLog, FileLogOptions, MemoryLog};
-use crate::raft::{LeaderId, LogId, RaftVote, Types};
+use crate::log::{FileLog, FileLogOptions, LogStore, MemoryLog};
+use crate::raft::{LeaderId, LogId, OpaqueBytes, RaftEntry, RaftPayload, RaftVote, Types};
 use crate::settings::ConsensusSettings;
 use crate::testing::{FaultyDisk, MachineDisk, MemoryNetwork};
+use crate::transport::{MessageKind, RaftMessage};
 use crate::types::Role;
+use crate::wire;
 use bytes::Bytes;
-use openraft::raft::FlushPoint;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, FlushPoint};
 use openraft::vote::RaftLeaderId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,6 +97,69 @@ async fn no_group_starts_on_a_log_whose_sync_failed() {
     let again = host.start_group(G, machine.machine()).await;
     let error = again.map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("poisoned"), "{error}");
+}
+
+/// INV-01 across incarnations: an entry that the one before has appended and that still waits for its sync is readable
+/// (INV-02). A replica that began with it would write nothing when the leader sends it again, and say that it holds it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_starts_again_claims_no_entry_that_still_waits_for_its_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = MemoryLog::new();
+    let options = HostOptions {
+        node: NODE,
+        log: log.clone(),
+        snapshot_dir: dir.path().join("snapshots"),
+        transport: MemoryNetwork::new().transport(NODE),
+        settings: ConsensusSettings::default(),
+    };
+    let host = Host::open(options).await.unwrap();
+    let machine = MachineDisk::new();
+    let group = host.start_group(G, machine.machine()).await.unwrap();
+    let accepted = |answer: Bytes| wire::decode_append_ack(answer).unwrap() == AppendEntriesResponse::Success;
+    assert!(accepted(host.handle(append(0)).await.unwrap()));
+
+    log.set_manual_sync(true);
+    let (sent, waiting) = (host.clone(), log.unsynced());
+    let first = tokio::spawn(async move { sent.handle(append(1)).await });
+    while log.unsynced() == waiting {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    group.panic_raft_task().await;
+    assert!(first.await.unwrap().is_err(), "nobody was told");
+    host.stop_group(G).await;
+
+    let waiting = log.unsynced();
+    let starter = host.clone();
+    let starting = tokio::spawn(async move { starter.start_group(G, machine.machine()).await });
+    while !starting.is_finished() && log.unsynced() == waiting {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    if !starting.is_finished() {
+        log.sync();
+    }
+    starting.await.unwrap().unwrap();
+    assert!(accepted(host.handle(append(1)).await.unwrap()));
+    log.crash();
+    assert!(log.position(G, 1).is_some(), "it was held when that was said");
+}
+
+/// From node 2, which leads in term 1: the entry at that index, behind the one before it.
+fn append(index: u64) -> RaftMessage {
+    let entry = RaftEntry {
+        log_id: log_id(1, 2, index),
+        payload: RaftPayload::Normal(OpaqueBytes(Bytes::from("one"))),
+    };
+    let request = AppendEntriesRequest {
+        vote: vote(1, 2),
+        prev_log_id: index.checked_sub(1).map(|before| log_id(1, 2, before)),
+        entries: vec![entry],
+        leader_commit: None,
+    };
+    RaftMessage {
+        group: G,
+        kind: MessageKind::Append,
+        body: wire::encode_append(&request),
+    }
 }
 
 fn vote(term: u64, node: u64) -> RaftVote {

@@ -122,6 +122,7 @@ impl Host {
         if let Some(reason) = inner.log.poisoned() {
             return Err(LogError::Poisoned(reason).into());
         }
+        self.settle(id).await?;
         let snapshot_root = inner.snapshot_dir.clone();
         let opening = tidemark_runtime::spawn_blocking(move || MachineShared::open(id, machine, snapshot_root));
         let shared = opening
@@ -172,6 +173,21 @@ impl Host {
             status,
             stopped,
         }))
+    }
+
+    /// INV-01: what an earlier incarnation of the replica has appended is in the log before it is durable, and openraft takes
+    /// what it finds there at its start for durable: it would write nothing when the leader sends it again, and say that it
+    /// holds it.
+    async fn settle(&self, id: GroupId) -> Result<(), ConsensusError> {
+        let (sender, receiver) = oneshot::channel();
+        let done = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        self.inner.log.settle(id, done)?;
+        receiver
+            .await
+            .unwrap_or(Err(LogError::Closed))
+            .map_err(ConsensusError::from)
     }
 
     /// The node that this host belongs to.

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! tests/corpus.rs     in `cargo test`: the committed corpus and thousands of mutations of it, in seconds
-//! fuzz/               libFuzzer, guided by coverage, for as long as one likes: `./x fuzz TARGET --seconds N`
+//! src/bin/fuzz.rs     libFuzzer, guided by coverage, for as long as one likes: `./x fuzz [TARGET] --seconds N`
 //! corpus/<target>/    examples, old ones for ever; `good-*` must decode
 //! ```
 //! A target may panic only if a decoder is wrong: it panics itself, allocates without bound, or does not read back what it
@@ -16,7 +16,6 @@ use tidemark_base::codec::Reader;
 use tidemark_base::{PackedBatch, ReadFilter, TableSchema};
 use tidemark_engine::key;
 use tidemark_engine::series::{ByteOrder, DecodeScratch, Merger, for_each_segment};
-use tidemark_node::identity::Identity;
 use tidemark_replication::{ShipCodec, cut, run};
 
 /// A decoder's name, and the function that says whether bytes are what it reads.
@@ -30,7 +29,6 @@ const HERE: &[Target] = &[
     ("engine-key", engine_key),
     ("series-record", series_record),
     ("region-run", region_run),
-    ("identity", identity),
 ];
 
 /// All targets.
@@ -185,8 +183,4 @@ fn region_run(bytes: &[u8]) -> bool {
         let _ = cut::decode_records(records);
     }
     read
-}
-
-fn identity(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<Identity>(bytes).is_ok()
 }

@@ -17,7 +17,9 @@ use tidemark_base::{
     TableSchema, VersionRange,
 };
 use tidemark_consensus::{AppliedState, LogPosition};
+use tidemark_decoders::Target;
 use tidemark_engine::series::{Merger, TickBuilder};
+use tidemark_node::identity::Identity;
 use tidemark_replication::run::{self, RunRecord};
 use tidemark_tablet::{FeedEntry, RemoteBatch, RemotePart, StreamId};
 
@@ -64,9 +66,17 @@ fn run_target(name: &str, decode: fn(&[u8]) -> bool, input: &[u8]) -> bool {
     })
 }
 
+/// All of the library's, and the identity file, whose decoder is serde_json's: it would have the fuzzer compile the whole node.
+fn targets() -> Vec<Target> {
+    let identity: Target = ("identity", |bytes| serde_json::from_slice::<Identity>(bytes).is_ok());
+    let mut all = tidemark_decoders::targets();
+    all.push(identity);
+    all
+}
+
 #[test]
 fn every_target_has_examples_that_it_reads() {
-    let targets = tidemark_decoders::targets();
+    let targets = targets();
     for (name, decode) in &targets {
         let files = files(name);
         let good: Vec<_> = files.iter().filter(|(file, _)| file.starts_with("good-")).collect();
@@ -96,7 +106,7 @@ fn the_corpus_holds_what_is_written_today() {
 
 #[test]
 fn mutations_of_the_corpus_never_panic() {
-    for (name, decode) in tidemark_decoders::targets() {
+    for (name, decode) in targets() {
         let files: Vec<Vec<u8>> = files(name).into_values().collect();
         let mut random = Random(0x7469_6465);
         let mut read = 0u64;

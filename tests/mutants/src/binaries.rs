@@ -2,9 +2,12 @@
 //! serves all of them.
 //!
 //! The build goes into the usual target directory: the feature reaches our own crates only, so everything foreign (RocksDB
-//! above all) is there already. What is selected decides the features of foreign crates, so a few packages are always
-//! selected, which together want what the whole workspace wants: without them RocksDB would be compiled again. Selecting the
-//! whole workspace would be simpler and would link the unit tests of every library.
+//! above all) is there already. What is selected decides the features of foreign crates, so this package is always
+//! selected: its dependencies in tests together want what the whole workspace wants, and without them RocksDB would be
+//! compiled again. Selecting the whole workspace would be simpler and would link the unit tests of every library.
+//!
+//! Programs are built as tests are, with the features that tests want of foreign crates: otherwise each of our own crates
+//! would be compiled once for the tests and once more for the programs.
 
 use crate::evidence::{Evidence, Means};
 use anyhow::{Context, Result, bail};
@@ -13,14 +16,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 const FEATURE: &str = "tidemark-runtime/planted-bugs";
-/// Selected beside what is needed; see the module.
-const ALWAYS: [&str; 5] = [
-    "tidemark-runtime",
-    "tidemark-node",
-    "tidemark-simulation",
-    "tidemark-cli",
-    "tidemark-nemesis",
-];
+/// Selected beside what is needed; see the module. The first is the owner of the feature.
+const ALWAYS: [&str; 2] = ["tidemark-runtime", "tidemark-mutants"];
+/// Whose program the simulation's is.
+const SIMULATION_PACKAGE: &str = "tidemark-simulation";
+/// A small test of this package: that it is built, too, makes the build one of tests.
+const SMALL_TEST: &str = "page";
 /// The simulation's program.
 const SIMULATION: &str = "tidemark-simulate";
 
@@ -49,11 +50,7 @@ impl Binaries {
             binaries.read(&cargo(root, &needs.test_arguments())?);
         }
         if needs.seeds {
-            // `cargo test` would make a test of it.
-            let mut arguments = vec!["build", "--locked", "--features", FEATURE, "--bin", SIMULATION];
-            ALWAYS.iter().for_each(|package| arguments.extend(["-p", *package]));
-            let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
-            binaries.read(&cargo(root, &arguments)?);
+            binaries.read(&cargo(root, &needs.program_arguments())?);
         }
         for evidence in all {
             if binaries.program(&evidence.means).is_none() {
@@ -124,6 +121,16 @@ impl Needs {
             }
         }
         needs
+    }
+
+    /// `cargo test` would make a test of the program itself.
+    fn program_arguments(&self) -> Vec<String> {
+        let mut arguments = vec!["build", "--locked", "--features", FEATURE, "--test", SMALL_TEST];
+        arguments.extend(["--bin", SIMULATION]);
+        for package in self.packages.iter().chain(&ALWAYS).chain([&SIMULATION_PACKAGE]) {
+            arguments.extend(["-p", *package]);
+        }
+        arguments.into_iter().map(str::to_owned).collect()
     }
 
     fn test_arguments(&self) -> Vec<String> {
@@ -242,8 +249,17 @@ mod tests {
         };
         let needs = Needs::of(&[test("a", None), test("b", Some("f")), test("b", Some("g"))]);
         let arguments = needs.test_arguments().join(" ");
-        assert!(arguments.contains(" -p a -p b -p tidemark-runtime "), "{arguments}");
+        assert!(
+            arguments.contains(" -p a -p b -p tidemark-runtime -p tidemark-mutants "),
+            "{arguments}"
+        );
         assert!(arguments.ends_with(" --lib --test f --test g"), "{arguments}");
-        assert!(!needs.seeds && Needs::of(&[evidence(Means::Seeds { first: 1, count: 2 })]).seeds);
+        let needs = Needs::of(&[test("a", None), evidence(Means::Seeds { first: 1, count: 2 })]);
+        assert!(needs.seeds);
+        let arguments = needs.program_arguments().join(" ");
+        assert!(
+            arguments.contains(" --test page --bin tidemark-simulate "),
+            "{arguments}"
+        );
     }
 }

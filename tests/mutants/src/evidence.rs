@@ -298,8 +298,8 @@ fn of_streams(bug: Bug) -> Vec<Evidence> {
             file(
                 Layer::Groups,
                 REPLICATION,
-                "convergence",
-                "three_regions_in_a_mesh_ship_each_write_once_over_each_link",
+                "all",
+                "convergence::three_regions_in_a_mesh_ship_each_write_once_over_each_link",
                 &["ships what was written there, once"],
             ),
             seeds(2, &[FEED, "O13"]),
@@ -328,8 +328,8 @@ fn of_streams(bug: Bug) -> Vec<Evidence> {
         Bug::QueueStuckOnBadRecord => vec![file(
             Layer::Groups,
             REPLICATION,
-            "receiving",
-            "a_record_that_cannot_be_read_is_kept_aside_once_and_the_rest_flows",
+            "all",
+            "receiving::a_record_that_cannot_be_read_is_kept_aside_once_and_the_rest_flows",
             &["a record of it cannot be read"],
         )],
         Bug::RetriesFlood => vec![rules(

@@ -21,6 +21,8 @@ pub struct FaultReport {
     pub effect: Option<String>,
     /// Milliseconds without service that belong to it.
     pub gap_ms: Option<u64>,
+    /// Among which gaps it counts: its kind, and for a pause its length.
+    pub measured_as: String,
 }
 
 /// Times without service of one kind of fault, milliseconds.
@@ -52,7 +54,7 @@ pub struct Report {
     /// Faults in their order.
     pub faults: Vec<FaultReport>,
     /// Times without service by kind of fault.
-    pub gaps: BTreeMap<&'static str, Gaps>,
+    pub gaps: BTreeMap<String, Gaps>,
     /// Operations of clients, and those that succeeded.
     pub operations: u64,
     /// Of these.
@@ -76,11 +78,11 @@ pub struct Report {
 impl Report {
     /// Computes the gaps by kind.
     pub fn summarise(&mut self) {
-        let mut kinds: BTreeMap<&'static str, Histogram<u64>> = BTreeMap::new();
+        let mut kinds: BTreeMap<String, Histogram<u64>> = BTreeMap::new();
         for fault in &self.faults {
             if let Some(gap_ms) = fault.gap_ms {
                 let histogram = kinds
-                    .entry(fault.kind)
+                    .entry(fault.measured_as.clone())
                     .or_insert_with(|| Histogram::new(3).expect("three digits are allowed"));
                 // An auto-resizing histogram takes any number.
                 histogram.saturating_record(gap_ms);
@@ -177,9 +179,10 @@ mod tests {
     #[test]
     fn gaps_are_counted_by_kind() {
         let mut report = Report::default();
-        let fault = |kind, gap_ms| FaultReport {
+        let fault = |kind: &'static str, gap_ms| FaultReport {
             kind,
             gap_ms,
+            measured_as: kind.to_owned(),
             ..FaultReport::default()
         };
         report.faults = (1..=100).map(|ms| fault("kill", Some(ms))).collect();

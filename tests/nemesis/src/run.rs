@@ -30,6 +30,9 @@ use tokio::task::JoinHandle;
 const CONVERGE_MAX: Duration = Duration::from_secs(90);
 /// Good weather before the first fault and after the last one.
 const CALM: Duration = Duration::from_millis(1_200);
+/// More than a step may take beyond its plan: each wait in it has a bound of its own. A long run on a busy machine is not to
+/// be broken off for being long.
+const STEP_MAX: Duration = Duration::from_secs(90);
 /// Between two probes of a tablet.
 const PULSE: Duration = Duration::from_millis(25);
 /// The same where the gap is what is measured.
@@ -53,7 +56,8 @@ pub async fn run(
     };
     progress.say("preparing disks and configurations");
     let arena = Arc::new(Arena::build(options, plan, network, dir)?);
-    let limit = plan.length() * 5 + Duration::from_secs(300);
+    let steps = u32::try_from(plan.steps.len()).unwrap_or(u32::MAX);
+    let limit = plan.length() + STEP_MAX * steps + Duration::from_secs(300);
     let mut run = Run::new(options, plan, arena, dir, progress)?;
     let told = tokio::time::timeout(limit, run.tell(&mut report)).await;
     let told = told.unwrap_or_else(|_| Err(anyhow::anyhow!("not finished within {} s", limit.as_secs())));
@@ -214,6 +218,7 @@ impl<'a> Run<'a> {
             whom: done.whom,
             effect: done.effect,
             gap_ms,
+            measured_as: fault.measured_as(),
         })
     }
 

@@ -12,6 +12,7 @@
 //!      ─► region, site  the hosts: nodes that crash, come back from what was durable, and are looked into
 //! logs     what the nodes log, by node
 //! run      setup, faults, heal, liveness, audit; after every few steps the invariants, one file each; judge: the checkers
+//! patience how long a seed may take: CPU counts, and not the time on the wall
 //! trace    a hash over everything that nodes wrote and said: two runs of a seed end in the same one
 //! ```
 //! One seed a process: the operating system's clock and entropy are answered for the whole process (in the binary only,
@@ -30,6 +31,7 @@ pub mod lag;
 pub mod logs;
 pub mod network;
 pub mod panics;
+pub mod patience;
 pub mod plan;
 pub mod rivals;
 pub mod run;

@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tidemark_simulation::patience::Patience;
 use tidemark_simulation::run::{Options, Outcome, marks, run};
 use tidemark_simulation::{chance, logs, panics};
 use tracing_subscriber::layer::SubscriberExt;
@@ -17,8 +18,6 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 /// A batch of at least so many seeds must have met every mark.
 const MARKS_FROM_SEEDS: u64 = 40;
-/// A child that is silent for so long hangs.
-const SEED_LIMIT: Duration = Duration::from_secs(600);
 
 /// Two or three regions of three nodes in one thread, from a seed.
 #[derive(Clone, Debug, Parser)]
@@ -217,18 +216,18 @@ impl Runner {
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut child = child.map_err(|e| e.to_string())?;
-        let began = Instant::now();
+        let mut patience = Patience::new(child.id());
         // The outcome is one line and fits into the pipe, so that waiting first cannot block the child.
         let status = loop {
-            match child.try_wait().map_err(|e| e.to_string())? {
-                Some(status) => break status,
-                None if began.elapsed() > SEED_LIMIT => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(format!("it hung for {SEED_LIMIT:?}"));
-                }
-                None => std::thread::sleep(Duration::from_millis(20)),
+            if let Some(status) = child.try_wait().map_err(|e| e.to_string())? {
+                break status;
             }
+            if let Some(why) = patience.exhausted() {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(why);
+            }
+            std::thread::sleep(Duration::from_millis(20));
         };
         let output = child.wait_with_output().map_err(|e| e.to_string())?;
         let text = String::from_utf8_lossy(&output.stdout);

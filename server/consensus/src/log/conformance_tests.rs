@@ -266,6 +266,30 @@ fn completions_come_in_order() {
     }
 }
 
+/// Checks INV-01: settled means durable, and what waits for nothing is settled at once.
+#[test]
+fn settled_is_behind_everything_appended() {
+    for mut subject in subjects() {
+        let store = subject.store();
+        let settle = || {
+            let (done, result) = waiter();
+            store.settle(G, done).unwrap();
+            result
+        };
+        settle().try_recv().unwrap().unwrap();
+        for i in 0..20 {
+            let (done, result) = waiter();
+            store.append(G, entries(1, i..i + 1), done).unwrap();
+            settle().recv_timeout(PATIENCE).unwrap().unwrap();
+            result.try_recv().unwrap().unwrap();
+        }
+        settle().try_recv().unwrap().unwrap();
+        drop(store);
+        subject.reopen();
+        assert_eq!(all(&*subject.store(), G), entries(1, 0..20));
+    }
+}
+
 #[test]
 fn a_committed_position_is_a_hint_that_never_points_beyond_the_log() {
     for mut subject in subjects() {

@@ -467,6 +467,19 @@ impl LogStore for FileLog {
             .map_or(0, |group| group.index.lock().tail_start(upto, entries_max, bytes_max))
     }
 
+    fn settle(&self, group: GroupId, done: Completion) -> Result<(), LogError> {
+        self.shared.check()?;
+        let settled = self
+            .group(group)
+            .is_none_or(|group| group.index.lock().last_is_written());
+        if settled {
+            done(Ok(()));
+            return Ok(());
+        }
+        // Nothing, behind what waits: completed in order (INV-03).
+        self.append(group, Vec::new(), done)
+    }
+
     fn bytes_after(&self, group: GroupId, index: u64) -> u64 {
         self.group(group)
             .map_or(0, |group| group.index.lock().bytes_after(index))

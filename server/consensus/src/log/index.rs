@@ -87,6 +87,11 @@ impl GroupIndex {
             .get_mut(usize::try_from(index.checked_sub(self.first)?).ok()?)
     }
 
+    /// The last entry is durable, and so are those before it: they are written in order.
+    pub(crate) fn last_is_written(&self) -> bool {
+        self.slots.back().is_none_or(|slot| slot.place.is_some())
+    }
+
     pub(crate) fn position(&self, index: u64) -> Option<LogPosition> {
         self.slot(index).map(|slot| LogPosition {
             term: slot.term,

@@ -145,6 +145,10 @@ pub trait LogStore: Send + Sync + 'static {
     /// Where a tail of the log begins that ends with entry `upto` and has at most so many entries and bytes of payload.
     fn tail_start(&self, group: GroupId, upto: u64, entries_max: u64, bytes_max: u64) -> u64;
 
+    /// Calls `done` when every entry that the group's log shows is durable; before it returns if none waits. Never waits for
+    /// another group's entries unless it has some of its own to wait for: a full disk must not keep a group from starting.
+    fn settle(&self, group: GroupId, done: Completion) -> Result<(), LogError>;
+
     /// Payload bytes of the entries after `index`.
     fn bytes_after(&self, group: GroupId, index: u64) -> u64;
 

@@ -23,8 +23,10 @@ pub(super) async fn kill(ground: &Ground<'_>, target: Target, down: Duration) ->
     sleep(down).await;
     let led = before.values().any(|l| l.node == at.node);
     let moved = if led {
-        // Before the node comes back, so that it is not simply elected again.
-        ground.watch.successor(at, &before, NOTICED_MAX).await
+        // Before the node comes back, so that it is not simply elected again, and that the whole gap is measured.
+        let moved = ground.watch.successor(at, &before, NOTICED_MAX).await;
+        served_again(ground, at.region).await;
+        moved
     } else {
         None
     };
@@ -62,9 +64,15 @@ pub(super) async fn pause(ground: &Ground<'_>, target: Target, tenths: u32, stop
     // On a busy machine the others may need longer than planned; the pause then lasts until they have elected.
     let patience = if elects { NOTICED_MAX } else { Duration::ZERO };
     let moved = ground.watch.successor(at, &before, patience).await;
+    if elects {
+        served_again(ground, at.region).await;
+    }
     let stood_for = format!("state T for {} ms", began.elapsed().as_millis());
     server.process.signal(Signal::CONT)?;
     drop(server);
+    if led && !elects {
+        served_again(ground, at.region).await;
+    }
     let gap = led.then(|| ground.seen.longest_gap(at.region, from, ground.seen.now()));
     let effect = match (stood, elects, moved) {
         (true, true, Some(moved)) => Some(format!("{stood_for}; {moved}")),
@@ -118,6 +126,14 @@ pub(super) async fn kill_region(ground: &Ground<'_>, region: usize, down: Durati
     })
 }
 
+/// Waits until each tablet of the region has answered from now on: a gap that is still open would be measured too short.
+async fn served_again(ground: &Ground<'_>, region: usize) {
+    let since = ground.seen.now();
+    let answered = || ground.seen.answered_since(region, since).then_some(());
+    // Longer than that, and the gap is what it is; the verdict asks for readiness at the end.
+    super::noticed(NOTICED_MAX, answered).await;
+}
+
 /// Kills every server of the list at one moment, so that none notices the others' end.
 pub(super) fn kill_together(servers: &mut [(At, tokio::sync::OwnedMutexGuard<Server>)]) -> Result<()> {
     for (_, server) in servers.iter() {
@@ -133,7 +149,41 @@ fn alive(pid: u32) -> bool {
 
 /// The state of a process as the kernel shows it; `T` = stopped.
 fn state(pid: u32) -> Option<char> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    state_in(&format!("/proc/{pid}/stat"))
+}
+
+fn state_in(stat: &str) -> Option<char> {
+    let stat = std::fs::read_to_string(stat).ok()?;
     // The name in parentheses may contain anything.
     stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// True if every thread is stopped: one that was in the kernel when it was told to stop gets on until it would leave it.
+pub(super) fn stands_still(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let mut states = threads
+        .flatten()
+        .map(|thread| state_in(&thread.path().join("stat").display().to_string()))
+        .peekable();
+    states.peek().is_some() && states.all(|state| state == Some('T'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_stands_still_when_all_of_it_does() {
+        assert!(!stands_still(std::process::id()) && !stands_still(u32::MAX));
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        assert!(!stands_still(child.id()));
+        rustix::process::kill_process(pid, Signal::STOP).unwrap();
+        let began = Instant::now();
+        while !stands_still(child.id()) && began.elapsed() < Duration::from_secs(60) {}
+        let stood = stands_still(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(stood);
+    }
 }

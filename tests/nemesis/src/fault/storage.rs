@@ -1,7 +1,7 @@
 //! Disks that lose power, run full, fail or dawdle.
 
-use super::process::kill_together;
-use super::{Done, Ground, NOTICED_MAX};
+use super::process::{kill_together, stands_still};
+use super::{Done, Ground, NOTICED_MAX, noticed};
 use crate::arena::{At, Server};
 use crate::disk::{Disk, Recovered};
 use crate::plan::{NODES, REGIONS, Target};
@@ -43,19 +43,27 @@ pub(super) async fn region_power_loss(ground: &Ground<'_>, region: usize, down: 
     })
 }
 
+/// Every process stands still while its disk goes, in both cases. XFS looks whether it was shut down and then whether the log
+/// must be forced; a shutdown between the two looks has dropped what was to be forced, and the sync reports success for what
+/// is gone. No power loss does that: a process that loses its power hears of nothing. A process that stands has no sync
+/// under way.
 async fn lose_power(held: &mut [Held], stopped: bool) -> Result<()> {
     for (_, server) in held.iter() {
         disk(server)?.set_canaries()?;
     }
-    if stopped {
-        for (_, server) in held.iter() {
-            server.process.signal(Signal::STOP)?;
-        }
+    for (at, server) in held.iter() {
+        let pid = server.process.pid().with_context(|| format!("{at} runs"))?;
+        server.process.signal(Signal::STOP)?;
+        let stands = noticed(NOTICED_MAX, || stands_still(pid).then_some(())).await;
+        ensure!(stands.is_some(), "{at} did not stop within {NOTICED_MAX:?}");
     }
     for (_, server) in held.iter() {
         disk(server)?.lose_power()?;
     }
     if !stopped {
+        for (_, server) in held.iter() {
+            server.process.signal(Signal::CONT)?;
+        }
         sleep(ZOMBIE).await;
     }
     kill_together(held)
@@ -104,7 +112,7 @@ pub(super) async fn disk_full(ground: &Ground<'_>, target: Target, lasting: Dura
     let refused = ground.seen.refusals("STORAGE_FULL");
     let began = Instant::now();
     let taken = disk.fill()?;
-    let low = super::noticed(NOTICED_MAX, || {
+    let low = noticed(NOTICED_MAX, || {
         let page = ground.watch.page_since(at, began)?;
         (page.disk_low || page.trouble.contains("disk")).then_some(page.trouble)
     })
@@ -112,7 +120,7 @@ pub(super) async fn disk_full(ground: &Ground<'_>, target: Target, lasting: Dura
     sleep(lasting).await;
     disk.relieve()?;
     let relieved = Instant::now();
-    let back = super::noticed(NOTICED_MAX, || {
+    let back = noticed(NOTICED_MAX, || {
         let page = ground.watch.page_since(at, relieved)?;
         page.trouble.is_empty().then_some(())
     })
@@ -136,9 +144,9 @@ pub(super) async fn sync_fails(ground: &Ground<'_>, target: Target, skip: u64) -
     let old = shim.syncs()?;
     shim.fail(skip, 1)?;
     let failed = || shim.syncs().ok().filter(|now| now.failed > old.failed);
-    let hit = super::noticed(NOTICED_MAX, failed).await;
+    let hit = noticed(NOTICED_MAX, failed).await;
     let since = Instant::now();
-    let said = super::noticed(NOTICED_MAX, || {
+    let said = noticed(NOTICED_MAX, || {
         let page = ground.watch.page_since(at, since)?;
         (!page.trouble.is_empty()).then_some(page.trouble)
     })

@@ -141,8 +141,14 @@ impl Shared {
         Duration::from_nanos(gaps.max().unwrap_or(0))
     }
 
-    /// How long after `from` the last of the clients that prefer the other region was answered by `region`; `None` until
-    /// each of them was.
+    /// True if the probes of all tablets of a region were answered after that moment.
+    pub fn answered_since(&self, region: usize, since: Nanos) -> bool {
+        let seen = self.seen.lock();
+        let last = |tablet| seen.pulses.get(&(region, tablet)).and_then(|pulses| pulses.last());
+        (0..=PULSE_SPLITS.len()).all(|tablet| last(tablet).is_some_and(|at| *at > since))
+    }
+
+    /// How long after `from` the client that prefers the other region was answered by `region`; `None` until it was.
     pub fn roamed_to(&self, region: usize, from: Nanos) -> Option<Duration> {
         let seen = self.seen.lock();
         let first = seen
@@ -425,6 +431,21 @@ mod tests {
         assert_eq!(gap(&pulses, 15, 18), 8);
         assert_eq!(gap(&pulses, 96, 500), 400);
         assert_eq!(gap(&[], 5, 50), 45);
+    }
+
+    #[test]
+    fn a_region_has_answered_when_each_of_its_tablets_has() {
+        let shared = Shared::new(Recorder::new(Vec::new()));
+        let tablets = 0..=PULSE_SPLITS.len();
+        let answer = |region, tablet, at| {
+            let mut seen = shared.seen.lock();
+            seen.pulses.entry((region, tablet)).or_default().push(at);
+        };
+        assert!(!shared.answered_since(0, 5));
+        tablets.clone().for_each(|tablet| answer(0, tablet, 5 + tablet as u64));
+        assert!(!shared.answered_since(0, 5), "the first tablet is silent");
+        answer(0, 0, 9);
+        assert!(shared.answered_since(0, 5) && !shared.answered_since(1, 5));
     }
 
     #[test]

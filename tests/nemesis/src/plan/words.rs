@@ -47,6 +47,16 @@ impl Fault {
         }
     }
 
+    /// Among which gaps its own counts: pauses of different lengths have nothing in common.
+    pub fn measured_as(&self) -> String {
+        match self {
+            Fault::Pause { tenths, .. } => {
+                format!("pause of {} election time-outs", f64::from(*tenths) / 10.0)
+            }
+            _ => self.kind().to_owned(),
+        }
+    }
+
     /// The region that it hits; `None` = the link.
     pub fn region(&self) -> Option<usize> {
         match *self {

@@ -1,7 +1,8 @@
-//! One decoder under libFuzzer: the one that TIDEMARK_FUZZ_TARGET names (see tests/decoders). `./x fuzz TARGET --seconds N`
-//! builds and runs it.
+//! One decoder under libFuzzer: the one that TIDEMARK_FUZZ_TARGET names. `./x fuzz TARGET --seconds N` builds and runs it.
 
+// libFuzzer has the main function, and calls this program through the C library's linkage.
 #![no_main]
+#![allow(unsafe_code)]
 
 use std::sync::OnceLock;
 use tidemark_decoders::{Target, targets};

@@ -1,16 +1,11 @@
 //! Regions that write at the same time end equal, and equal an oracle (O5); each write crosses each link once (O13), whole
 //! (O12), through cuts, repeats and reordering (R14 to R16).
 
-// A failed unwrap is a failed test.
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::oracle::visible;
+use crate::support::{Region, Wires, cell, east_and_west, tablet_settings, until, until_equal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::oracle::visible;
-use support::{Region, Wires, cell, east_and_west, tablet_settings, until, until_equal};
 use tidemark_base::fact::Fact;
 use tidemark_base::normalize::normalize;
 use tidemark_base::{BatchBuilder, FamilyId, PackedBatch, RowRange, Scope, VersionRange};

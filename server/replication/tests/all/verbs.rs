@@ -1,14 +1,9 @@
 //! Switching on and off, and the states that an operator meets: refusals with the next command, repeats after a crash at
 //! each step, pause, quarantine, clocks.
 
-// A failed unwrap is a failed test.
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::{Region, Wires, east_and_west, tablet_settings, until, until_equal};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use support::{Region, Wires, east_and_west, tablet_settings, until, until_equal};
 use tidemark_base::ErrorKind;
 use tidemark_catalog::{Command, LinkState, PeerRecord};
 use tidemark_replication::StreamState;

@@ -1,14 +1,9 @@
 //! Links and what they join: one table of each region, alike, and never a later one of the same name (INV-42); and that a
 //! link flows soon after whatever held it up has gone.
 
-// A failed unwrap is a failed test.
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::{Region, Wires, cell, east_and_west, replication, tablet_settings, until, until_equal};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use support::{Region, Wires, cell, east_and_west, replication, tablet_settings, until, until_equal};
 use tidemark_base::{BatchBuilder, FamilyId, RegionId, RowRange, Stamp, TableId, TabletId};
 use tidemark_catalog::{Command, FamilySpec};
 use tidemark_replication::run::{RunRecord, encode_run};

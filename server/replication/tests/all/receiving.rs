@@ -1,12 +1,7 @@
 //! What a region takes and refuses when it is asked directly, as a peer with a defect or of another release would.
 
-// A failed unwrap is a failed test.
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::{Region, cell, east_and_west};
 use bytes::Bytes;
-use support::{Region, cell, east_and_west};
 use tidemark_base::{Error, ErrorKind, RegionId, RowRange, Stamp, TabletId};
 use tidemark_replication::run::{RunRecord, encode_run};
 use tidemark_replication::settings::RUN_BYTES_MAX;

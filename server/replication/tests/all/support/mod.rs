@@ -1,9 +1,6 @@
 //! Regions in one process: a real catalog and real tablets with engines in memory, each in a group of one node, joined by
 //! links that can be cut, delayed, doubled, and made to lose answers.
 
-// Each test file uses its part, and a failed unwrap is a failed test.
-#![allow(dead_code, clippy::unwrap_used)]
-
 pub mod oracle;
 
 use async_trait::async_trait;
