@@ -51,7 +51,7 @@ fn golden() {
 }
 
 #[test]
-fn parsing_sees_what_all_rows_have_in_common() {
+fn parsing_sees_what_all_rows_share() {
     let parsed = |build: &dyn Fn(&mut BatchBuilder)| {
         let mut b = BatchBuilder::new();
         b.begin_row(b"r").unwrap();
