@@ -307,7 +307,8 @@ async fn idle_streams_are_right_and_their_feeds_short() {
     assert_eq!((shipped.lag_ms, shipped.rows_shipped), (0, 1));
     until("the feed is trimmed", || {
         let state = east.tablets("t")[0].replication_state();
-        state.feed_first_seq > 3 && state.feed_last_seq - state.feed_first_seq < 10
+        // Of an empty feed the first is behind the last.
+        state.feed_first_seq > 3 && state.feed_last_seq < state.feed_first_seq + 10
     })
     .await;
     assert!(
