@@ -120,10 +120,10 @@ fn try_all(plan: &[(Bug, Evidence)], binaries: &Binaries) -> Result<Table> {
     for (bug, one) in plan {
         let began = Instant::now();
         let program = binaries.program(&one.means).context("built before")?;
-        let with = run(program, &one.means, Some(*bug), dir.path())?;
+        let with = run(program, &one.means, Some(*bug), one.says, dir.path())?;
         let control = match without.get(&with.again) {
             Some(known) => known.clone(),
-            None => run(program, &with.again, None, dir.path())?.verdict,
+            None => run(program, &with.again, None, one.says, dir.path())?.verdict,
         };
         without.insert(with.again, control.clone());
         let outcome = caught(&with.verdict, &control, one.says);

@@ -25,8 +25,11 @@ pub struct Tried {
     pub again: Means,
 }
 
-/// Runs evidence and judges it. `dir` is for its output.
-pub fn run(program: &Program, means: &Means, bug: Option<Bug>, dir: &Path) -> Result<Tried> {
+/// Runs evidence and judges it. `says` are the words by which it knows the bug; `dir` is for its output.
+///
+/// Of seeds with a bug the first counts that says them: one in which the bug breaks something else first, such as a panic of
+/// a neighbour, proves nothing, and another may.
+pub fn run(program: &Program, means: &Means, bug: Option<Bug>, says: &[&str], dir: &Path) -> Result<Tried> {
     match *means {
         Means::Test { name, .. } => {
             let arguments = [name, "--exact", "--test-threads=1"].map(str::to_owned);
@@ -46,6 +49,13 @@ pub fn run(program: &Program, means: &Means, bug: Option<Bug>, dir: &Path) -> Re
                 tried.verdict = judge::of_seed(&ended, &output);
                 if tried.verdict != Verdict::Passed {
                     tried.again = Means::Seeds { first: seed, count: 1 };
+                }
+                let over = match &tried.verdict {
+                    Verdict::Passed => false,
+                    Verdict::Failed(words) => bug.is_none() || says.iter().any(|part| words.contains(part)),
+                    Verdict::Nothing(_) => true,
+                };
+                if over {
                     break;
                 }
             }
