@@ -350,6 +350,7 @@ impl RocksEngine {
         &self,
         options: impl Fn() -> ReadOptions,
         windows: Vec<Window>,
+        held: Held,
         _moment: &RwLockReadGuard<'_, RangeTombstones>,
     ) -> TabletSource<'_> {
         let cells = self.cells_source(&options);
@@ -357,7 +358,7 @@ impl RocksEngine {
             return TabletSource::Cells(cells);
         }
         let records = SeriesRecords::new(self, self.layer_iterator(SERIES_LAYER, &options));
-        let series = SeriesSource::within(records, Held::READER, windows);
+        let series = SeriesSource::within(records, held, windows);
         TabletSource::Both(Box::new(Merged::new(cells, series)))
     }
 
@@ -394,7 +395,10 @@ impl RocksEngine {
             options.fill_cache(false);
             options
         };
-        (self.facts_source(options, Vec::new(), &ranges), ranges.clone())
+        (
+            self.facts_source(options, Vec::new(), Held::READER, &ranges),
+            ranges.clone(),
+        )
     }
 
     /// Writes changes of a collection, which readers see as one where it takes more than one iterator.
@@ -443,7 +447,11 @@ impl RocksEngine {
         let (source, ranges) = {
             let ranges = self.ranges.read();
             let windows = windows(schema.as_deref(), spec.filter.versions);
-            (self.facts_source(options, windows, &ranges), ranges.clone())
+            let held = match reach {
+                Reach::Memory => Held::SHORT,
+                Reach::Disk | Reach::PassingBy => Held::READER,
+            };
+            (self.facts_source(options, windows, held, &ranges), ranges.clone())
         };
         View::new(source, spec, schema.as_deref(), ranges, now_micros)
     }

@@ -99,7 +99,7 @@ impl RocksShared {
         // durable. The C interface has no setter for it.
         // Neither has it one for the hint: where the last fact went in, the search for the next one's place begins there and
         // not at the top of the memtable. What one command writes is sorted or nearly so, and the search was the largest
-        // part of apply. One hint a first byte of the key; a hint that does not fit costs one comparison.
+        // part of apply. One hint a first byte of the key.
         let mut options = Options::default()
             .get_options_from_string(
                 "avoid_flush_during_shutdown=true;memtable_insert_with_hint_prefix_extractor=capped:1",

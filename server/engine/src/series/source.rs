@@ -38,6 +38,9 @@ pub(crate) struct Held {
     bytes_max: usize,
     /// Decoded cells, about 20 bytes each. One time block more may be held.
     cells_max: usize,
+    /// Encoded records that are looked at to enter a group. One that has more is not for this reader: it ends with
+    /// [`EngineError::NotInMemory`].
+    entered_bytes_max: usize,
 }
 
 impl Held {
@@ -45,6 +48,12 @@ impl Held {
     pub(crate) const READER: Held = Held {
         bytes_max: 8 << 20,
         cells_max: 128 << 10,
+        entered_bytes_max: usize::MAX,
+    };
+    /// For readers on a thread that others wait for.
+    pub(crate) const SHORT: Held = Held {
+        entered_bytes_max: 256 << 10,
+        ..Held::READER
     };
 }
 
@@ -283,13 +292,20 @@ impl<B: FactSource> SeriesSource<B> {
             }
         }
         let mut qualifiers = Qualifiers::default();
-        let mut held = 0;
+        let (mut held, mut entered) = (0, 0);
         self.behind = true;
         while let Some((key, value)) = self.records.entry() {
             let Some(tail) = key.strip_prefix(&self.group.prefix[..]) else {
                 break;
             };
             let start = record_start(tail)?;
+            entered += value.len();
+            if entered > self.held.entered_bytes_max {
+                let why = "a row has more than this thread may look at".to_owned();
+                self.failed = Some(EngineError::NotInMemory(why));
+                self.group = Group::default();
+                return Ok(false);
+            }
             if window.is_some_and(|window| window.is_past(start)) {
                 self.behind = false;
                 break;
@@ -528,7 +544,7 @@ impl<B: FactSource> SeriesSource<B> {
             self.records.seek(&prefix);
             self.load()?;
             self.settle_last()?;
-            if self.at.is_some() {
+            if self.at.is_some() || self.failed.is_some() {
                 return Ok(());
             }
             self.records.seek_before(&prefix);

@@ -138,7 +138,11 @@ fn both(writes: &[Write]) -> (Map, Map) {
 
 /// Everything held, records but no cells, nothing.
 fn any_held() -> impl Strategy<Value = Held> {
-    let held = |bytes_max, cells_max| Held { bytes_max, cells_max };
+    let held = |bytes_max, cells_max| Held {
+        bytes_max,
+        cells_max,
+        ..Held::READER
+    };
     prop_oneof![
         Just(Held::READER),
         Just(held(1 << 20, 0)),

@@ -257,6 +257,28 @@ fn a_read_that_may_not_go_to_the_disk_says_where_it_would_have_to() {
     }
 }
 
+/// It is for threads that others wait for: a row of a long history goes elsewhere, in either direction.
+#[test]
+fn a_read_in_memory_does_not_walk_a_long_history() {
+    let mut world = World::series();
+    world.set_schema(world::schema());
+    let value = "v".repeat(3_000);
+    let facts: Vec<Fact> = (0..200)
+        .map(|n| world::cell("r", 0, &format!("q{n:03}"), n, n as u64, &value))
+        .collect();
+    write_engine(world.engine(), &facts).unwrap();
+    for reverse in [false, true] {
+        let spec = ReadSpec {
+            reverse,
+            ..ReadSpec::default()
+        };
+        let mut seen = Vec::new();
+        let short = walk(&mut *world.engine().read_in_memory(&spec, NOW).unwrap(), &mut seen);
+        assert!(matches!(short, Err(EngineError::NotInMemory(_))), "{short:?}");
+        assert_eq!(read_engine(world.engine(), &spec, NOW).unwrap().len(), 200);
+    }
+}
+
 /// Narrow reads of wide rows must seek: the visited bytes stay far below the row's.
 #[test]
 fn narrow_reads_do_not_visit_everything() {
