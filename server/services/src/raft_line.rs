@@ -5,8 +5,8 @@
 //! send ─┼─ bounded queue ──►─┤                           │ however long another takes
 //! send ─┘                    └◄─ RaftAnswer 8, 7, 9 … ───┘
 //! ```
-//! A request of its own for each message cost some 60 µs of both nodes' CPU, most of it in HTTP/2 and around it, and with a
-//! hundred tablets heartbeats alone took a quarter of a core. A frame on an open stream costs a tenth of that.
+//! It spares a request of its own for each message, which is most of what a heartbeat sends. Measured: a node with a hundred
+//! idle tablets went from 26.8 to 22.9 % of a core; unary reads, whose barriers send heartbeats too, cost the same as before.
 //!
 //! Answers come in any order, so that a follower that waits for its disk holds up nobody else. A line that breaks fails
 //! what waits on it, as lost connections always do, and is opened anew by the next message. To a node of the release before
@@ -114,8 +114,10 @@ impl RaftLine {
                 ..wire::RaftAnswer::default()
             }),
             Ok(Err(status)) => {
-                // The node may have been replaced by a newer one.
-                self.singly.store(false, Ordering::Relaxed);
+                // The connection went, and a newer node may come back. A refusal says nothing of that.
+                if status.code() == Code::Unavailable {
+                    self.singly.store(false, Ordering::Relaxed);
+                }
                 Err(Lost::Broken(status))
             }
             Err(_) => Err(Lost::Timeout),

@@ -26,7 +26,7 @@ const TABLETS_AT_ONCE: usize = 16;
 /// A read of more rows, or of more versions of a column, goes to a blocking thread at once.
 const SHORT_ROWS_MAX: usize = 8;
 const SHORT_VERSIONS_MAX: u32 = 4;
-/// A read that has seen so much goes on there. About a tenth of a millisecond.
+/// A read that has seen so much goes on there.
 const SHORT_BYTES_MAX: u64 = 64 << 10;
 
 /// Which replicas may answer a read.
