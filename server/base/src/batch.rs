@@ -2,8 +2,9 @@
 //! Raft log, apply, the feed and the wire to the peer region, behind small headers. It is decoded once per apply.
 //!
 //! ```text
-//! batch    := 'T' 0x01 | flags u8 (bit 0: some version is SERVER_VERSION; other bits zero)
+//! batch    := 'T' 0x02 | flags u8 (bit 0: some version is SERVER_VERSION; other bits zero)
 //!             | rows varint (1..=65,536) | families varint (0..=64), n x u32   little endian throughout
+//!             | columns varint (0..=128), n x (family varint (index), qualifier slice)
 //!             | row{rows} | crc32c u32 over all bytes before it
 //! row      := 0x00 | key slice | mutations varint | body length u32 | mutation*        a row mutation (atomic)
 //!           | 0x01 | start slice | bounded u8 | [end slice] | from i64 | to i64         delete of a row range
@@ -11,8 +12,13 @@
 //!           | 0x02 | family varint | qualifier slice | from i64 | to i64                      delete in a column
 //!           | 0x03 | family varint | from i64 | to i64                                        delete in a family
 //!           | 0x04 | from i64 | to i64                                                        delete in a row
+//!           | 0x05 | column varint (index) | version i64 | value slice                         put in a listed column
+//!           | 0x80 + column (index) | value slice            the same, with the version of the put before it in the row
 //! slice    := length varint | bytes
 //! ```
+//! Readings name the same columns in every row and one version for all cells of a tick, so that a cell of them is little
+//! more than its value. Format 1 (`'T' 0x01`) has no list of columns and is still read.
+//!
 //! Versions are fixed width, so that the leader can fill in a server-assigned one. The i-th row of a batch whose first
 //! stamp is `s` has the stamp `s` with `hlc + i`; so a batch needs one stamp in its header and rows need none.
 //! The worked example is the golden test at the bottom, drawn in docs/formats/packed-batch.md.
@@ -28,7 +34,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 /// In a put: the leader assigns the version, from its clock, before the log.
 pub const SERVER_VERSION: i64 = -1;
 
-const MAGIC: [u8; 2] = [b'T', 1];
+const MAGIC: [u8; 2] = [b'T', 2];
+const MAGIC_WITHOUT_COLUMNS: [u8; 2] = [b'T', 1];
 const FLAG_SERVER_VERSIONS: u8 = 1;
 const ROW_MUTATION: u8 = 0;
 const ROW_RANGE_DELETE: u8 = 1;
@@ -36,6 +43,13 @@ const OP_PUT: u8 = 1;
 const OP_DELETE_COLUMN: u8 = 2;
 const OP_DELETE_FAMILY: u8 = 3;
 const OP_DELETE_ROW: u8 = 4;
+const OP_PUT_LISTED: u8 = 5;
+/// And the index of a listed column.
+const OP_PUT_SAME_VERSION: u8 = 0x80;
+/// Columns that a batch lists: as many as fit beside [`OP_PUT_SAME_VERSION`].
+const COLUMNS_MAX: usize = 128;
+/// A longer qualifier is hardly a column that comes again, and a put of two bytes must not stand for much more.
+const LISTED_QUALIFIER_BYTES_MAX: usize = 64;
 const CRC_BYTES: usize = 4;
 
 /// One mutation of a row, borrowed from the batch.
@@ -96,8 +110,10 @@ impl<'a> RowRef<'a> {
 #[derive(Clone, Debug)]
 pub struct Mutations<'a> {
     reader: Reader<'a>,
-    families: &'a [FamilyId],
+    names: &'a Names,
     left: usize,
+    /// Of the last put.
+    version: Option<i64>,
 }
 
 impl<'a> Iterator for Mutations<'a> {
@@ -109,7 +125,7 @@ impl<'a> Iterator for Mutations<'a> {
         }
         self.left -= 1;
         // The batch was walked whole when it was parsed, so this cannot fail; if it does, the row just ends.
-        read_mutation(&mut self.reader, self.families).ok()
+        read_mutation(&mut self.reader, self.names, &mut self.version).ok()
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -121,11 +137,20 @@ impl<'a> Iterator for Mutations<'a> {
 #[derive(Clone, Debug)]
 pub struct PackedBatch {
     bytes: Bytes,
-    families: Vec<FamilyId>,
+    names: Names,
+    /// Where families and columns begin, and behind them the rows.
+    names_at: usize,
     rows: usize,
     body: usize,
     server_versions: bool,
     shape: Shape,
+}
+
+/// What the rows of a batch name by numbers.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    families: Vec<FamilyId>,
+    columns: Vec<(FamilyId, Bytes)>,
 }
 
 /// What every row of a batch has in common, seen in the walk that checked it, so that nobody has to walk it again for that.
@@ -135,6 +160,8 @@ struct Shape {
     ascending_puts: bool,
     /// The greatest version of a put; [`SERVER_VERSION`] without one.
     version_max: i64,
+    /// Bytes of all cells written out, each with its row and its column.
+    expanded_bytes: usize,
 }
 
 impl PartialEq for PackedBatch {
@@ -168,16 +195,19 @@ impl PackedBatch {
             );
         }
         let mut r = Reader::new(content);
-        let (families, rows, flags) = read_header(&mut r).map_err(malformed)?;
+        let (lists_columns, rows, flags) = read_header(&mut r).map_err(malformed)?;
+        let names_at = r.position();
+        let names = read_names(&mut r, &bytes, lists_columns).map_err(malformed)?;
         let body = r.position();
         let mut server_versions = false;
         let mut shape = Shape {
             ascending_puts: true,
             version_max: SERVER_VERSION,
+            expanded_bytes: 0,
         };
         for _ in 0..rows {
             let from = r.position();
-            let row = read_row(&mut r, &families).map_err(malformed)?;
+            let row = read_row(&mut r, &names).map_err(malformed)?;
             server_versions |= check_row(&row, r.position() - from, &mut shape)?;
         }
         if !r.is_empty() {
@@ -188,7 +218,8 @@ impl PackedBatch {
         }
         Ok(PackedBatch {
             bytes,
-            families,
+            names,
+            names_at,
             rows,
             body,
             server_versions,
@@ -224,7 +255,7 @@ impl PackedBatch {
 
     /// The families that the batch names.
     pub fn families(&self) -> &[FamilyId] {
-        &self.families
+        &self.names.families
     }
 
     /// The rows in order.
@@ -232,7 +263,7 @@ impl PackedBatch {
         let end = self.bytes.len() - CRC_BYTES;
         Rows {
             reader: Reader::new(&self.bytes[self.body..end]),
-            families: &self.families,
+            names: &self.names,
             left: self.rows,
         }
     }
@@ -254,7 +285,11 @@ impl PackedBatch {
                 kept += 1;
             }
         }
-        (kept > 0).then(|| assemble(&self.families, kept, server_versions, self.shape, &body))
+        let mut names = self.bytes[self.names_at..self.body].to_vec();
+        if self.bytes.starts_with(&MAGIC_WITHOUT_COLUMNS) {
+            put_varint(&mut names, 0);
+        }
+        (kept > 0).then(|| assemble(&names, kept, server_versions, self.shape, &body))
     }
 }
 
@@ -262,7 +297,7 @@ impl PackedBatch {
 #[derive(Clone, Debug)]
 pub struct Rows<'a> {
     reader: Reader<'a>,
-    families: &'a [FamilyId],
+    names: &'a Names,
     left: usize,
 }
 
@@ -274,14 +309,17 @@ impl<'a> Iterator for Rows<'a> {
             return None;
         }
         self.left -= 1;
-        read_row(&mut self.reader, self.families).ok()
+        read_row(&mut self.reader, self.names).ok()
     }
 }
 
-fn read_header(r: &mut Reader<'_>) -> std::result::Result<(Vec<FamilyId>, usize, u8), Malformed> {
-    if r.take(2)? != MAGIC {
-        return Err(Malformed("not a packed batch of format 1"));
-    }
+/// Everything before the names: whether columns are among them, how many rows there are, the flags.
+fn read_header(r: &mut Reader<'_>) -> std::result::Result<(bool, usize, u8), Malformed> {
+    let lists_columns = match r.array::<2>()? {
+        MAGIC => true,
+        MAGIC_WITHOUT_COLUMNS => false,
+        _ => return Err(Malformed("not a packed batch of format 1 or 2")),
+    };
     let flags = r.u8()?;
     if flags & !FLAG_SERVER_VERSIONS != 0 {
         return Err(Malformed("unknown flags"));
@@ -290,15 +328,38 @@ fn read_header(r: &mut Reader<'_>) -> std::result::Result<(Vec<FamilyId>, usize,
     if rows == 0 {
         return Err(Malformed("a batch has at least one row"));
     }
+    Ok((lists_columns, rows, flags))
+}
+
+/// `batch` is all of the bytes that are read from: what is named stays in it.
+fn read_names(r: &mut Reader<'_>, batch: &Bytes, lists_columns: bool) -> std::result::Result<Names, Malformed> {
     let count = r.length(limits::FAMILIES_MAX, "too many families in the batch")?;
     let mut families = Vec::with_capacity(count);
     for _ in 0..count {
         families.push(FamilyId(r.u32()?));
     }
-    Ok((families, rows, flags))
+    let count = match lists_columns {
+        true => r.length(COLUMNS_MAX, "too many columns in the batch")?,
+        false => 0,
+    };
+    let mut columns = Vec::with_capacity(count);
+    for _ in 0..count {
+        let family = read_family(r, &families)?;
+        let qualifier = r.slice(LISTED_QUALIFIER_BYTES_MAX, "listed qualifier too long")?;
+        columns.push((family, batch.slice_ref(qualifier)));
+    }
+    Ok(Names { families, columns })
 }
 
-fn read_row<'a>(r: &mut Reader<'a>, families: &'a [FamilyId]) -> std::result::Result<RowRef<'a>, Malformed> {
+fn read_family(r: &mut Reader<'_>, families: &[FamilyId]) -> std::result::Result<FamilyId, Malformed> {
+    let index = r.length(limits::FAMILIES_MAX, "family index out of range")?;
+    families
+        .get(index)
+        .copied()
+        .ok_or(Malformed("family index out of range"))
+}
+
+fn read_row<'a>(r: &mut Reader<'a>, names: &'a Names) -> std::result::Result<RowRef<'a>, Malformed> {
     match r.u8()? {
         ROW_MUTATION => {
             let row = r.slice(limits::ROW_BYTES_MAX, "row key too long")?;
@@ -309,8 +370,9 @@ fn read_row<'a>(r: &mut Reader<'a>, families: &'a [FamilyId]) -> std::result::Re
                 row,
                 mutations: Mutations {
                     reader: Reader::new(body),
-                    families,
+                    names,
                     left,
+                    version: None,
                 },
             })
         }
@@ -331,40 +393,76 @@ fn read_row<'a>(r: &mut Reader<'a>, families: &'a [FamilyId]) -> std::result::Re
     }
 }
 
-fn read_mutation<'a>(r: &mut Reader<'a>, families: &[FamilyId]) -> std::result::Result<MutationRef<'a>, Malformed> {
+/// `version`: of the put before it in the row, then its own.
+#[inline]
+fn read_mutation<'a>(
+    r: &mut Reader<'a>,
+    names: &'a Names,
+    version: &mut Option<i64>,
+) -> std::result::Result<MutationRef<'a>, Malformed> {
     let op = r.u8()?;
-    if op == OP_DELETE_ROW {
-        return Ok(MutationRef::Delete {
-            scope: Scope::Row,
-            versions: read_versions(r)?,
-        });
+    if op >= OP_PUT_SAME_VERSION {
+        let version = version.ok_or(Malformed("no put before it whose version it could have"))?;
+        return read_listed(r, names, usize::from(op - OP_PUT_SAME_VERSION), version);
     }
-    let index = r.length(limits::FAMILIES_MAX, "family index out of range")?;
-    let family = *families.get(index).ok_or(Malformed("family index out of range"))?;
-    if op == OP_DELETE_FAMILY {
-        return Ok(MutationRef::Delete {
-            scope: Scope::Family { family },
-            versions: read_versions(r)?,
-        });
-    }
-    let qualifier = r.slice(limits::QUALIFIER_BYTES_MAX, "qualifier too long")?;
     match op {
+        OP_PUT_LISTED => {
+            let column = r.length(COLUMNS_MAX, "column index out of range")?;
+            let own = r.i64()?;
+            *version = Some(own);
+            read_listed(r, names, column, own)
+        }
         OP_PUT => {
-            let version = r.i64()?;
-            let value = r.slice(limits::VALUE_BYTES_MAX, "value too long")?;
+            let family = read_family(r, &names.families)?;
+            let qualifier = r.slice(limits::QUALIFIER_BYTES_MAX, "qualifier too long")?;
+            let own = r.i64()?;
+            *version = Some(own);
             Ok(MutationRef::Put {
                 family,
                 qualifier,
-                version,
-                value,
+                version: own,
+                value: r.slice(limits::VALUE_BYTES_MAX, "value too long")?,
             })
         }
-        OP_DELETE_COLUMN => Ok(MutationRef::Delete {
-            scope: Scope::Column { family, qualifier },
-            versions: read_versions(r)?,
-        }),
+        OP_DELETE_COLUMN | OP_DELETE_FAMILY | OP_DELETE_ROW => read_delete(r, names, op),
         _ => Err(Malformed("unknown mutation")),
     }
+}
+
+#[inline]
+fn read_listed<'a>(
+    r: &mut Reader<'a>,
+    names: &'a Names,
+    column: usize,
+    version: i64,
+) -> std::result::Result<MutationRef<'a>, Malformed> {
+    let (family, qualifier) = names
+        .columns
+        .get(column)
+        .ok_or(Malformed("column index out of range"))?;
+    Ok(MutationRef::Put {
+        family: *family,
+        qualifier,
+        version,
+        value: r.slice(limits::VALUE_BYTES_MAX, "value too long")?,
+    })
+}
+
+fn read_delete<'a>(r: &mut Reader<'a>, names: &Names, op: u8) -> std::result::Result<MutationRef<'a>, Malformed> {
+    let family = match op {
+        OP_DELETE_ROW => None,
+        _ => Some(read_family(r, &names.families)?),
+    };
+    let scope = match (op, family) {
+        (OP_DELETE_COLUMN, Some(family)) => Scope::Column {
+            family,
+            qualifier: r.slice(limits::QUALIFIER_BYTES_MAX, "qualifier too long")?,
+        },
+        (_, Some(family)) => Scope::Family { family },
+        (_, None) => Scope::Row,
+    };
+    let versions = read_versions(r)?;
+    Ok(MutationRef::Delete { scope, versions })
 }
 
 fn read_versions(r: &mut Reader<'_>) -> std::result::Result<VersionRange, Malformed> {
@@ -403,8 +501,9 @@ fn check_row(row: &RowRef<'_>, encoded_bytes: usize, shape: &mut Shape) -> Resul
     let mut server_versions = false;
     let Mutations {
         mut reader,
-        families,
+        names,
         left,
+        version: mut last_version,
     } = mutations.clone();
     let mut last: Option<(FamilyId, &[u8], i64)> = None;
     for _ in 0..left {
@@ -412,8 +511,8 @@ fn check_row(row: &RowRef<'_>, encoded_bytes: usize, shape: &mut Shape) -> Resul
             family,
             qualifier,
             version,
-            ..
-        } = read_mutation(&mut reader, families).map_err(malformed)?
+            value,
+        } = read_mutation(&mut reader, names, &mut last_version).map_err(malformed)?
         {
             if version < SERVER_VERSION {
                 return Err(
@@ -425,6 +524,7 @@ fn check_row(row: &RowRef<'_>, encoded_bytes: usize, shape: &mut Shape) -> Resul
             let at = (family, qualifier, version);
             shape.ascending_puts &= last.is_none_or(|last| last < at);
             shape.version_max = shape.version_max.max(version);
+            shape.expanded_bytes += expanded_bytes(row, qualifier, value);
             last = Some(at);
         } else {
             shape.ascending_puts = false;
@@ -433,7 +533,23 @@ fn check_row(row: &RowRef<'_>, encoded_bytes: usize, shape: &mut Shape) -> Resul
     if !reader.is_empty() {
         return Err(malformed(Malformed("bytes after a row's last mutation")));
     }
+    check_expanded(shape.expanded_bytes)?;
     Ok(server_versions)
+}
+
+/// What a put takes where it is written out: a name of two bytes may stand for a long row and column.
+fn expanded_bytes(row: &[u8], qualifier: &[u8], value: &[u8]) -> usize {
+    row.len() + qualifier.len() + value.len() + 16
+}
+
+fn check_expanded(bytes: usize) -> Result<()> {
+    let max = limits::BATCH_EXPANDED_BYTES_MAX;
+    check_len(
+        "BATCH_TOO_LARGE",
+        "batch (cells with their rows and columns)",
+        bytes,
+        max,
+    )
 }
 
 fn asks_for_version(row: &RowRef<'_>) -> bool {
@@ -451,24 +567,28 @@ fn asks_for_version(row: &RowRef<'_>) -> bool {
     }
 }
 
-fn assemble(families: &[FamilyId], rows: usize, server_versions: bool, shape: Shape, body: &[u8]) -> PackedBatch {
+/// `names`: families and columns, encoded.
+fn assemble(names: &[u8], rows: usize, server_versions: bool, shape: Shape, body: &[u8]) -> PackedBatch {
     let mut head = MAGIC.to_vec();
     head.push(if server_versions { FLAG_SERVER_VERSIONS } else { 0 });
     put_varint(&mut head, rows as u64);
-    put_varint(&mut head, families.len() as u64);
-    for family in families {
-        head.extend_from_slice(&family.0.to_le_bytes());
-    }
-    let mut out = BytesMut::with_capacity(head.len() + body.len() + CRC_BYTES);
+    let names_at = head.len();
+    let mut out = BytesMut::with_capacity(head.len() + names.len() + body.len() + CRC_BYTES);
     out.put_slice(&head);
+    out.put_slice(names);
     out.put_slice(body);
     let sum = crc32c::crc32c(&out);
     out.put_u32_le(sum);
+    let bytes = out.freeze();
+    let body = names_at + names.len();
+    // Encoded by this module; a batch whose names could not be read again would have no rows.
+    let names = read_names(&mut Reader::new(&bytes[names_at..body]), &bytes, true).unwrap_or_default();
     PackedBatch {
-        bytes: out.freeze(),
-        families: families.to_vec(),
+        bytes,
+        names,
+        names_at,
         rows,
-        body: head.len(),
+        body,
         server_versions,
         shape,
     }
@@ -488,6 +608,8 @@ fn too_large(reason: &'static str, what: &str, bytes: usize, max: usize) -> Erro
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
     families: Vec<FamilyId>,
+    columns: Columns,
+    expanded_bytes: usize,
     body: Vec<u8>,
     rows: usize,
     server_versions: bool,
@@ -502,6 +624,62 @@ struct OpenRow {
     mutations: usize,
     body: Vec<u8>,
     server_versions: bool,
+    /// Of the last put.
+    version: Option<i64>,
+    expanded_bytes: usize,
+}
+
+/// The list of columns of a batch that is built.
+#[derive(Debug, Default)]
+struct Columns {
+    /// As in the batch.
+    encoded: Vec<u8>,
+    /// Each one's family (index) and where its qualifier is in `encoded`.
+    listed: Vec<(usize, std::ops::Range<usize>)>,
+    /// Rows mostly name the same columns in the same order: the one behind the last.
+    expected: usize,
+    /// How many searches found nothing.
+    missed: usize,
+}
+
+impl Columns {
+    /// A batch that names a different column with every put gains nothing from a list: after so many it is not searched.
+    const MISSED_MAX: usize = 256;
+
+    /// The column's place in the list, which it enters if there is room.
+    fn place(&mut self, family: usize, qualifier: &[u8]) -> Option<usize> {
+        let expected = if self.expected < self.listed.len() {
+            self.expected
+        } else {
+            0
+        };
+        let is = |(listed, at): &(usize, std::ops::Range<usize>)| {
+            *listed == family && self.encoded.get(at.clone()) == Some(qualifier)
+        };
+        let found = match self.listed.get(expected).is_some_and(is) {
+            true => Some(expected),
+            false if self.missed > Columns::MISSED_MAX => None,
+            false => self.listed.iter().position(is),
+        };
+        let place = match found {
+            Some(place) => place,
+            None => {
+                self.missed += 1;
+                let searched = self.missed <= Columns::MISSED_MAX;
+                let full = self.listed.len() == COLUMNS_MAX;
+                if !searched || full || qualifier.len() > LISTED_QUALIFIER_BYTES_MAX {
+                    return None;
+                }
+                put_varint(&mut self.encoded, family as u64);
+                put_slice(&mut self.encoded, qualifier);
+                let end = self.encoded.len();
+                self.listed.push((family, end - qualifier.len()..end));
+                self.listed.len() - 1
+            }
+        };
+        self.expected = place + 1;
+        Some(place)
+    }
 }
 
 impl BatchBuilder {
@@ -517,7 +695,7 @@ impl BatchBuilder {
 
     /// Bytes that the batch would have now, without an open row.
     pub fn bytes_len(&self) -> usize {
-        self.body.len() + self.families.len() * 4 + 16 + CRC_BYTES
+        self.body.len() + self.families.len() * 4 + self.columns.encoded.len() + 16 + CRC_BYTES
     }
 
     /// Opens a row mutation; an unfinished one is dropped.
@@ -541,6 +719,8 @@ impl BatchBuilder {
         open.body.clear();
         open.mutations = 0;
         open.server_versions = false;
+        open.version = None;
+        open.expanded_bytes = 0;
         self.is_open = true;
         Ok(())
     }
@@ -574,11 +754,24 @@ impl BatchBuilder {
             );
         }
         let index = self.family_index(family)?;
+        let column = self.columns.place(index, qualifier);
         let row = self.open_row()?;
-        row.body.push(OP_PUT);
-        put_varint(&mut row.body, index as u64);
-        put_slice(&mut row.body, qualifier);
-        row.body.extend_from_slice(&version.to_le_bytes());
+        match column {
+            Some(column) if row.version == Some(version) => row.body.push(OP_PUT_SAME_VERSION + column as u8),
+            Some(column) => {
+                row.body.push(OP_PUT_LISTED);
+                put_varint(&mut row.body, column as u64);
+                row.body.extend_from_slice(&version.to_le_bytes());
+            }
+            None => {
+                row.body.push(OP_PUT);
+                put_varint(&mut row.body, index as u64);
+                put_slice(&mut row.body, qualifier);
+                row.body.extend_from_slice(&version.to_le_bytes());
+            }
+        }
+        row.version = Some(version);
+        row.expanded_bytes += expanded_bytes(&row.key, qualifier, value);
         put_slice(&mut row.body, value);
         row.server_versions |= version == SERVER_VERSION;
         row.mutations += 1;
@@ -654,6 +847,8 @@ impl BatchBuilder {
             self.bytes_len() + size,
             limits::BATCH_BYTES_MAX,
         )?;
+        check_expanded(self.expanded_bytes + row.expanded_bytes)?;
+        self.expanded_bytes += row.expanded_bytes;
         self.body.push(ROW_MUTATION);
         put_slice(&mut self.body, &row.key);
         put_varint(&mut self.body, row.mutations as u64);
@@ -696,8 +891,16 @@ impl BatchBuilder {
         let unknown = Shape {
             ascending_puts: false,
             version_max: i64::MAX,
+            expanded_bytes: this.expanded_bytes,
         };
-        (this.rows > 0).then(|| assemble(&this.families, this.rows, this.server_versions, unknown, &this.body))
+        let mut names = Vec::new();
+        put_varint(&mut names, this.families.len() as u64);
+        for family in &this.families {
+            names.extend_from_slice(&family.0.to_le_bytes());
+        }
+        put_varint(&mut names, this.columns.listed.len() as u64);
+        names.extend_from_slice(&this.columns.encoded);
+        (this.rows > 0).then(|| assemble(&names, this.rows, this.server_versions, unknown, &this.body))
     }
 
     fn open_row(&mut self) -> Result<&mut OpenRow> {

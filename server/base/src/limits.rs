@@ -10,6 +10,9 @@ pub const VALUE_BYTES_MAX: usize = 8 << 20;
 pub const ROW_MUTATION_BYTES_MAX: usize = 16 << 20;
 /// A packed batch, in bytes: one row mutation of the greatest size, plus the header, dictionary and checksum.
 pub const BATCH_BYTES_MAX: usize = ROW_MUTATION_BYTES_MAX + (64 << 10);
+/// The cells of a packed batch written out, each with its row and its column, in bytes: what an apply holds at once. One row
+/// mutation with the longest key and as many puts as it may have fits.
+pub const BATCH_EXPANDED_BYTES_MAX: usize = 512 << 20;
 /// Row mutations in one packed batch. Each takes one stamp; 65,536 is one millisecond of a hybrid logical clock.
 pub const BATCH_ROWS_MAX: usize = 65_536;
 /// Mutations in one row mutation (the same bound as Bigtable's).
