@@ -104,6 +104,7 @@ impl Cluster {
             snapshot_dir: home.join("snapshots"),
             transport: self.network.transport(node),
             settings,
+            entropy: tidemark_runtime::Entropy::from_os(),
         };
         std::fs::create_dir_all(&home).unwrap();
         let host = Host::open(options).await.unwrap();

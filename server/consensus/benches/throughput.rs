@@ -114,6 +114,7 @@ async fn cluster(dir: &Path, groups: u64, writers: u64, bytes: usize, seconds: u
             snapshot_dir: dir.join("snapshots"),
             transport: network.transport(node),
             settings: ConsensusSettings::default(),
+            entropy: tidemark_runtime::Entropy::from_os(),
         };
         let host = Host::open(options).await.expect("the host opens");
         network.attach(node, host.clone());
@@ -194,6 +195,7 @@ async fn leader_gap(dir: &Path, kills: u64) {
             snapshot_dir: dir.join("snapshots"),
             transport: network.transport(node),
             settings: ConsensusSettings::default(),
+            entropy: tidemark_runtime::Entropy::from_os(),
         }
     };
     let id = GroupId(1);

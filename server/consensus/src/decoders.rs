@@ -3,7 +3,7 @@
 
 use crate::log::record;
 use crate::types::AppliedState;
-use crate::{raft, snapshot, wire};
+use crate::{raft, rest, snapshot, wire};
 use bytes::Bytes;
 
 /// A decoder's name, and a function that decodes and says whether the bytes were what it decodes.
@@ -37,13 +37,15 @@ fn raft_wire(bytes: &[u8]) -> bool {
         return false;
     };
     let body = Bytes::copy_from_slice(body);
-    match kind % 6 {
+    match kind % 8 {
         0 => wire::decode_append(body).is_ok(),
         1 => wire::decode_append_ack(body).is_ok(),
         2 => wire::decode_vote_request(body).is_ok(),
         3 => wire::decode_vote_response(body).is_ok(),
         4 => wire::decode_transfer(body).is_ok(),
-        _ => wire::decode_transfer_ack(body).is_ok(),
+        5 => wire::decode_transfer_ack(body).is_ok(),
+        6 => rest::is_beat(body),
+        _ => rest::is_request(body),
     }
 }
 

@@ -4,10 +4,11 @@ use crate::barrier::{Barrier, Round};
 use crate::error::{ConsensusError, HandleError, ProposeError, ReadError};
 use crate::log::LogStore;
 use crate::raft::{self, OpaqueBytes, Reply, Types};
+use crate::rest::{Beats, Rest};
 use crate::settings::ConsensusSettings;
 use crate::snapshot::Receiver;
 use crate::state_machine::{Machine, MachineShared};
-use crate::transport::{MessageKind, RaftMessage};
+use crate::transport::{MessageKind, RaftMessage, Transport};
 use crate::types::{GroupStatus, Proposed, Role};
 use crate::wire;
 use bytes::Bytes;
@@ -36,7 +37,7 @@ const IDLE_ROUNDS_MAX: u32 = 120;
 /// A handle on this node's replica of a group. Cheap to clone; it stays valid after the group was stopped and then says so.
 #[derive(Clone)]
 pub struct Group {
-    inner: Arc<GroupInner>,
+    pub(crate) inner: Arc<GroupInner>,
 }
 
 pub(crate) struct GroupInner {
@@ -55,6 +56,9 @@ pub(crate) struct GroupInner {
     pub(crate) status: Arc<watch::Sender<GroupStatus>>,
     /// Somebody asked for the stop; an end without it is a fault.
     pub(crate) stopped: Arc<AtomicBool>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) rest: Rest,
+    pub(crate) beats: Arc<Beats>,
 }
 
 impl Group {
@@ -125,6 +129,7 @@ impl Group {
             .clone()
             .try_acquire_many_owned(kib)
             .map_err(|_| ProposeError::Busy)?;
+        self.rouse().await.map_err(not_proposed)?;
         let (reply, answer) = Reply::new(Some((place, bytes)));
         let request = inner.raft.write(OpaqueBytes(command)).responder(reply);
         let sent = match term {
@@ -166,11 +171,14 @@ impl Group {
     }
 
     async fn confirm_leadership(&self) -> Result<(), ReadError> {
+        self.refuse_if_following()?;
+        self.inner.touch();
+        let rests = self.inner.rest.rests();
         let patience = Duration::from_millis(self.inner.settings.read_timeout_ms);
         // Age zero is ReadIndex: only acknowledgements of heartbeats sent from now on count.
         let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(patience);
         match self.inner.raft.get_read_linearizer(option).await {
-            Ok(_) => {}
+            Ok(_) => self.inner.rest.confirm(rests),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 return Err(ReadError::NotLeader {
                     leader: forward.leader_id.map(NodeId),
@@ -244,7 +252,8 @@ impl Group {
         self.leadership().leader
     }
 
-    fn leadership(&self) -> Leadership {
+    /// Who leads in which term, and whether that is this replica: [`Group::status`] without its lists, for what is asked often.
+    pub fn leadership(&self) -> Leadership {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let faulty = self.inner.machine.fault().is_some() || running_fault(&metrics).is_some();
@@ -271,6 +280,8 @@ impl Group {
                 self.inner.id
             )));
         }
+        self.rouse().await.map_err(not_changed)?;
+        self.end_rest();
         self.inner
             .raft
             .trigger()
@@ -284,6 +295,7 @@ impl Group {
 
     /// Adds a member without a vote; it is brought up to date in the background.
     pub async fn add_learner(&self, node: NodeId) -> Result<(), ConsensusError> {
+        self.rouse().await.map_err(not_changed)?;
         let result = self.inner.raft.add_learner(node.0, EmptyNode::default(), false).await;
         result.map(|_| ()).map_err(|error| self.change_error(error))
     }
@@ -291,6 +303,7 @@ impl Group {
     /// Makes exactly these nodes the voters, through a joint configuration. Nodes that are not members yet are added as
     /// learners first; former voters that are not named leave the group.
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ConsensusError> {
+        self.rouse().await.map_err(not_changed)?;
         let status = self.status();
         for node in &voters {
             if !status.voters.contains(node) && !status.learners.contains(node) {
@@ -302,6 +315,7 @@ impl Group {
             }
         }
         let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
+        self.rouse().await.map_err(not_changed)?;
         let result = self.inner.raft.change_membership(voters, false).await;
         result.map(|_| ()).map_err(|error| self.change_error(error))
     }
@@ -319,6 +333,7 @@ impl Group {
     /// Starts an election now, without asking first whether it would be won. It disturbs a healthy leader: for tests and
     /// for operators whose group has lost its timers.
     pub async fn trigger_election(&self) -> Result<(), ConsensusError> {
+        self.inner.touch();
         self.inner
             .raft
             .trigger()
@@ -333,9 +348,15 @@ impl Group {
         let raft = &self.inner.raft;
         let bad = |error: crate::codec::Malformed| HandleError::Malformed(error.to_string());
         let failed = |error: RaftError<Types>| HandleError::Failed(error.to_string());
+        if self.is_at_rest() {
+            self.disturbed_by(message.kind).await?;
+        }
         match message.kind {
             MessageKind::Append => {
                 let request = wire::decode_append(message.body).map_err(bad)?;
+                if self.is_at_rest() {
+                    self.stirred_by(&request);
+                }
                 let response = self.append(request).await.map_err(failed)?;
                 Ok(wire::encode_append_ack(&response))
             }
@@ -358,6 +379,9 @@ impl Group {
             MessageKind::SnapshotBegin | MessageKind::SnapshotChunk | MessageKind::SnapshotEnd => {
                 self.handle_snapshot(message).await
             }
+            MessageKind::Rest => self.rest(message.body).await,
+            // Being disturbed was all; a beat belongs to the host.
+            MessageKind::Wake | MessageKind::Beat => Ok(Bytes::new()),
         }
     }
 
@@ -367,7 +391,7 @@ impl Group {
     /// heartbeat it is not: while a disk is slow or full, leaders would look unconfirmed and linearizable reads would fail
     /// although nothing that they need is missing. So a heartbeat that waits is answered as soon as it is certain that
     /// this replica still follows that leader and has the entry that the heartbeat names on disk ([`holds_on_disk`]).
-    async fn append(
+    pub(crate) async fn append(
         &self,
         request: AppendEntriesRequest<Types>,
     ) -> Result<AppendEntriesResponse<Types>, RaftError<Types>> {
@@ -444,11 +468,14 @@ impl Group {
     /// One round of housekeeping: see what is durable, ask for a flush if the log is long, purge, expire.
     pub(crate) async fn housekeep(&self) {
         let inner = &self.inner;
-        inner.machine.refresh_durable();
         inner.machine.expire_checkpoint(IDLE_ROUNDS_MAX);
         if let Some(mut receiver) = inner.receiver.try_lock() {
             receiver.expire(IDLE_ROUNDS_MAX);
         }
+        if inner.rest.passes_round() {
+            return;
+        }
+        inner.machine.refresh_durable();
         let durable = inner.machine.durable_index().unwrap_or(0);
         if inner.log.bytes_after(inner.id, durable) > inner.settings.log_bytes_before_flush {
             let machine = inner.machine.clone();
@@ -459,6 +486,7 @@ impl Group {
             tracing::debug!(group = %inner.id, %error, "log not purged in this round");
         }
         inner.publish();
+        self.consider_rest().await;
     }
 
     async fn purge(&self) -> Result<(), ConsensusError> {
@@ -500,7 +528,8 @@ impl Group {
 
     /// Stops the replica and closes its state machine; the log stays.
     pub(crate) async fn stop(&self) {
-        self.inner.stopped.store(true, Ordering::Release);
+        self.inner.stopped.store(true, Ordering::SeqCst);
+        self.end_rest();
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(group = %self.inner.id, %error, "group did not stop cleanly");
         }
@@ -541,6 +570,24 @@ impl Group {
             RaftError::APIError(error) => ConsensusError::Refused(error.to_string()),
             RaftError::Fatal(fatal) => self.stopped(&fatal),
         }
+    }
+}
+
+/// Nothing was proposed because the leadership was not confirmed.
+fn not_proposed(error: ReadError) -> ProposeError {
+    match error {
+        ReadError::NotLeader { leader } => ProposeError::NotLeader { leader },
+        ReadError::Unavailable(_) => ProposeError::NotLeader { leader: None },
+        ReadError::Stopped(reason) => ProposeError::Stopped(reason),
+    }
+}
+
+/// The same for a change of leader or members.
+fn not_changed(error: ReadError) -> ConsensusError {
+    match error {
+        ReadError::NotLeader { leader } => ConsensusError::NotLeader { leader },
+        ReadError::Unavailable(reason) => ConsensusError::Timeout(reason),
+        ReadError::Stopped(reason) => ConsensusError::Stopped(reason),
     }
 }
 
@@ -606,7 +653,7 @@ pub(crate) struct View {
 }
 
 impl GroupInner {
-    fn view(&self) -> View {
+    pub(crate) fn view(&self) -> View {
         View {
             group: self.id,
             node: self.node,
@@ -667,14 +714,23 @@ fn running_fault(metrics: &RaftMetrics<Types>) -> Option<String> {
 }
 
 /// Who leads, and whether a leader here may answer.
-struct Leadership {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership {
     state: ServerState,
-    leader: Option<NodeId>,
-    term: u64,
-    ready: bool,
+    /// The leader as far as this replica knows.
+    pub leader: Option<NodeId>,
+    /// The replica's term.
+    pub term: u64,
+    /// As [`GroupStatus::leader_ready`].
+    pub ready: bool,
 }
 
 impl Leadership {
+    /// True if this replica leads.
+    pub fn is_own(&self) -> bool {
+        self.state == ServerState::Leader
+    }
+
     /// A replica that serves no more leads nothing, whatever was last heard of it.
     fn of(node: NodeId, metrics: &RaftMetrics<Types>, faulty: bool) -> Leadership {
         let state = match faulty {

@@ -32,6 +32,7 @@ async fn a_panic_in_the_raft_task_is_a_fault_and_the_group_starts_again() {
         snapshot_dir: dir.path().join("snapshots"),
         transport: MemoryNetwork::new().transport(NODE),
         settings: ConsensusSettings::default(),
+        entropy: tidemark_runtime::Entropy::from_os(),
     };
     let host = Host::open(options).await.unwrap();
     let disk = MachineDisk::new();
@@ -85,6 +86,7 @@ async fn no_group_starts_on_a_log_whose_sync_failed() {
         snapshot_dir: dir.path().join("snapshots"),
         transport: MemoryNetwork::new().transport(NODE),
         settings: ConsensusSettings::default(),
+        entropy: tidemark_runtime::Entropy::from_os(),
     };
     let host = Host::open(options).await.unwrap();
     let machine = MachineDisk::new();
@@ -111,6 +113,7 @@ async fn a_group_that_starts_again_claims_no_entry_that_still_waits_for_its_sync
         snapshot_dir: dir.path().join("snapshots"),
         transport: MemoryNetwork::new().transport(NODE),
         settings: ConsensusSettings::default(),
+        entropy: tidemark_runtime::Entropy::from_os(),
     };
     let host = Host::open(options).await.unwrap();
     let machine = MachineDisk::new();

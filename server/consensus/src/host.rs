@@ -8,10 +8,11 @@ use crate::machine::StateMachine;
 use crate::network::Network;
 use crate::raft;
 use crate::raft_log::RaftLog;
+use crate::rest::{self, Beats, Rest};
 use crate::settings::ConsensusSettings;
 use crate::snapshot;
 use crate::state_machine::{Machine, MachineShared};
-use crate::transport::{RaftMessage, Transport};
+use crate::transport::{MessageKind, RaftMessage, Transport};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::join_all;
@@ -23,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tidemark_base::{GroupId, NodeId};
+use tidemark_runtime::Entropy;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 /// Groups that are looked after at the same time.
@@ -40,6 +42,8 @@ pub struct HostOptions {
     pub transport: Arc<dyn Transport>,
     /// Timing and bounds.
     pub settings: ConsensusSettings,
+    /// For what must differ between two starts of a node, and for times that must not be alike on all nodes.
+    pub entropy: Entropy,
 }
 
 /// The groups of this node. Cheap to clone.
@@ -59,6 +63,8 @@ struct HostInner {
     /// Numbers snapshot transfers.
     sessions: Arc<AtomicU64>,
     groups: Mutex<Groups>,
+    beats: Arc<Beats>,
+    entropy: Entropy,
 }
 
 #[derive(Default)]
@@ -90,8 +96,11 @@ impl Host {
             proposal_bytes: Arc::new(Semaphore::new(proposal_kib)),
             sessions: Arc::new(AtomicU64::new(1)),
             groups: Mutex::new(Groups::default()),
+            beats: Arc::new(Beats::new(options.node, options.entropy.next_u64())),
+            entropy: options.entropy,
         });
         tokio::spawn(housekeeping(Arc::downgrade(&inner)));
+        tokio::spawn(looking_out(Arc::downgrade(&inner), rest::period(&inner.settings)));
         Ok(Host { inner })
     }
 
@@ -172,6 +181,9 @@ impl Host {
             proposal_bytes: inner.proposal_bytes.clone(),
             status,
             stopped,
+            transport: inner.transport.clone(),
+            rest: Rest::new(),
+            beats: inner.beats.clone(),
         }))
     }
 
@@ -210,6 +222,12 @@ impl Host {
         self.inner.groups.lock().running.keys().copied().collect()
     }
 
+    /// How many of them are at rest; see [`ConsensusSettings::rest_after_ms`].
+    pub fn groups_at_rest(&self) -> usize {
+        let groups = self.inner.groups.lock();
+        groups.running.values().filter(|group| group.is_at_rest()).count()
+    }
+
     /// Stops a group and closes its state machine; its log and vote stay for the next start.
     pub async fn stop_group(&self, id: GroupId) {
         let group = self.inner.groups.lock().running.remove(&id);
@@ -237,6 +255,12 @@ impl Host {
 
     /// Answers a message of another node.
     pub async fn handle(&self, message: RaftMessage) -> Result<Bytes, HandleError> {
+        if message.kind == MessageKind::Beat {
+            let heard = self.inner.beats.hear(message.body);
+            return heard
+                .map(|()| Bytes::new())
+                .map_err(|error| HandleError::Malformed(error.to_string()));
+        }
         match self.group(message.group) {
             Some(group) => group.handle(message).await,
             None => Err(HandleError::UnknownGroup(message.group)),
@@ -283,5 +307,28 @@ async fn housekeeping(host: Weak<HostInner>) {
         rounds
             .for_each_concurrent(HOUSEKEEPING_CONCURRENCY, |group| async move { group.housekeep().await })
             .await;
+    }
+}
+
+/// Beats for the groups at rest, and looks after those that follow, until the host is gone.
+async fn looking_out(host: Weak<HostInner>, period: Duration) {
+    loop {
+        tokio::time::sleep(period).await;
+        let Some(inner) = host.upgrade() else { return };
+        let groups: Vec<Group> = {
+            let groups = inner.groups.lock();
+            if groups.closed {
+                return;
+            }
+            groups.running.values().cloned().collect()
+        };
+        let chance = || inner.entropy.range(0..1_000) as f64 / 1_000.0;
+        let (nodes, body) = inner.beats.look(&groups, chance);
+        let timeout = Duration::from_millis(2 * inner.settings.heartbeat_ms);
+        for node in nodes {
+            let sending = inner.transport.send(node, rest::beat(body.clone()), timeout);
+            // Who does not hear it wakes; there is nothing to do about it here.
+            tokio::spawn(async move { drop(tokio::time::timeout(timeout, sending).await) });
+        }
     }
 }

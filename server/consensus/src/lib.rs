@@ -17,10 +17,11 @@
 //! | `raft_log` | the openraft side of the log |
 //! | `transport`, `network`, `wire` | messages between nodes, their openraft side, their bytes |
 //! | `snapshot` | moving a replica's files to another node |
+//! | `rest` | groups with nothing to do, which send nothing |
 //! | `raft` | openraft's types and their translation |
 //! | `testing` | a network in memory with links to cut, and a state machine in memory |
 //!
-//! The invariants are numbered INV-01 to INV-06 in [`LogStore`]'s module. When you change a message, also touch `wire`'s
+//! The invariants are numbered INV-01 to INV-06 in [`LogStore`]'s module, INV-07 in `rest`. When you change a message, also touch `wire`'s
 //! drawing and golden test; when you change a record, `log::record`'s; a setting, [`ConsensusSettings`]' documentation.
 //!
 //! How the log is kept short: the state machine says what survives without the log ([`StateMachine::durable_index`]); the
@@ -40,6 +41,7 @@ mod machine;
 mod network;
 mod raft;
 mod raft_log;
+mod rest;
 mod settings;
 mod snapshot;
 mod state_machine;
@@ -52,7 +54,7 @@ mod wire;
 
 pub use codec::Malformed;
 pub use error::{ConsensusError, HandleError, ProposeError, ReadError};
-pub use group::{Group, Pending};
+pub use group::{Group, Leadership, Pending};
 pub use host::{Host, HostOptions};
 pub use log::{
     Completion, FileLog, FileLogOptions, LogDisk, LogError, LogFile, LogState, LogStore, LogWriter, MemoryLog,

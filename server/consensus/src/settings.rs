@@ -1,12 +1,13 @@
 //! The settings of consensus: few, each with unit, default and bound.
 
 use crate::error::ConsensusError;
+use std::time::Duration;
 
 /// Timing and bounds of all groups of a node. [`ConsensusSettings::default`] suits zones with a round trip below 5 ms.
 ///
 /// Kill-to-leader arithmetic: openraft lets a follower campaign after its lease on the old leader (half of the longest
 /// silence) plus a random time. The two add up to `election_timeout_min_ms..election_timeout_max_ms` since the last
-/// heartbeat. That heartbeat was up to one interval before the death, so a new leader appears 500 to 900 ms after it, plus
+/// heartbeat. That heartbeat was up to one interval before the death, so a new leader appears 430 to 750 ms after it, plus
 /// one round of votes, with the defaults. Other nodes refuse to vote while their own lease runs: that is what keeps a
 /// returned node from disturbing a healthy leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,14 +50,16 @@ pub struct ConsensusSettings {
     pub snapshot_install_timeout_ms: u64,
     /// Milliseconds between two rounds of purging, flush requests and expiry of abandoned snapshots.
     pub housekeeping_ms: u64,
+    /// Milliseconds without anything to do after which a group goes to rest, in whole rounds of housekeeping; 0 for never.
+    pub rest_after_ms: u64,
 }
 
 impl Default for ConsensusSettings {
     fn default() -> Self {
         ConsensusSettings {
             heartbeat_ms: 150,
-            election_timeout_min_ms: 650,
-            election_timeout_max_ms: 900,
+            election_timeout_min_ms: 580,
+            election_timeout_max_ms: 750,
             append_entries_max: 1024,
             append_bytes_max: 1 << 20,
             append_timeout_ms: 1_000,
@@ -72,6 +75,7 @@ impl Default for ConsensusSettings {
             snapshot_chunk_timeout_ms: 5_000,
             snapshot_install_timeout_ms: 120_000,
             housekeeping_ms: 500,
+            rest_after_ms: 3_000,
         }
     }
 }
@@ -86,6 +90,20 @@ impl ConsensusSettings {
             .saturating_sub(lease)
             .max(self.heartbeat_ms * 4 / 3 + 1);
         (shortest.min(lease - 1), lease)
+    }
+
+    /// How long a follower that heard its leader refuses others its vote.
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.election_timeouts_ms().1)
+    }
+
+    /// The shortest and the longest silence after which a follower campaigns.
+    pub(crate) fn silence_range(&self) -> (Duration, Duration) {
+        let (shortest, longest) = self.election_timeouts_ms();
+        (
+            self.lease() + Duration::from_millis(shortest),
+            self.lease() + Duration::from_millis(longest),
+        )
     }
 
     /// Refuses combinations that cannot work, naming the field.
@@ -129,7 +147,7 @@ mod tests {
         let settings = ConsensusSettings::default();
         settings.validate().unwrap();
         let (shortest, longest) = settings.election_timeouts_ms();
-        assert_eq!((longest + shortest, longest + longest), (651, 900));
+        assert_eq!((longest + shortest, longest + longest), (580, 750));
         let tight = ConsensusSettings {
             election_timeout_min_ms: 450,
             election_timeout_max_ms: 460,

@@ -26,11 +26,17 @@ pub enum MessageKind {
     SnapshotChunk = 6,
     /// All pieces were sent: verify and install.
     SnapshotEnd = 7,
+    /// A leader asks a follower to rest; see `rest`.
+    Rest = 8,
+    /// A follower that was at rest tells its leader that it is awake.
+    Wake = 9,
+    /// A node with leaders at rest lives. It belongs to no group.
+    Beat = 10,
 }
 
 impl MessageKind {
     /// All kinds, for tests and registries.
-    pub const ALL: [MessageKind; 7] = [
+    pub const ALL: [MessageKind; 10] = [
         MessageKind::Append,
         MessageKind::Vote,
         MessageKind::PreVote,
@@ -38,6 +44,9 @@ impl MessageKind {
         MessageKind::SnapshotBegin,
         MessageKind::SnapshotChunk,
         MessageKind::SnapshotEnd,
+        MessageKind::Rest,
+        MessageKind::Wake,
+        MessageKind::Beat,
     ];
 
     /// The code on the wire.
@@ -94,9 +103,9 @@ mod tests {
     #[test]
     fn codes_are_what_they_always_were() {
         let codes: Vec<u8> = MessageKind::ALL.into_iter().map(MessageKind::code).collect();
-        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
         assert_eq!(MessageKind::from_code(3), Some(MessageKind::PreVote));
         assert_eq!(MessageKind::from_code(0), None);
-        assert_eq!(MessageKind::from_code(8), None);
+        assert_eq!(MessageKind::from_code(11), None);
     }
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use tidemark_base::limits::MAX_SKEW_MS;
 use tidemark_base::{GroupId, NodeId};
 use tidemark_catalog::{Catalog, Leaders};
-use tidemark_consensus::Role;
 use tidemark_runtime::{SharedClock, Shutdown};
 use tidemark_services::{PeerClients, Pong, TabletDirectory};
 use tracing::{info, warn};
@@ -87,14 +86,14 @@ impl Liveness {
 
     fn note_own_leaderships(&self) {
         for tablet in self.keeper.all() {
-            let status = tablet.group().status();
-            if let Some(leader) = status.leader {
-                self.leaders.report(status.group, status.term, leader);
+            let leadership = tablet.group().leadership();
+            if let Some(leader) = leadership.leader {
+                self.leaders.report(tablet.group().id(), leadership.term, leader);
             }
         }
-        let status = self.catalog.group().status();
-        if let Some(leader) = status.leader {
-            self.leaders.report(GroupId::CATALOG, status.term, leader);
+        let leadership = self.catalog.group().leadership();
+        if let Some(leader) = leadership.leader {
+            self.leaders.report(GroupId::CATALOG, leadership.term, leader);
         }
     }
 
@@ -133,10 +132,10 @@ impl Liveness {
     /// A leader that may not stamp is of no use to its writers: another replica takes over.
     async fn give_up_leaderships(&self, trusted: &BTreeSet<NodeId>) {
         for tablet in self.keeper.all() {
-            let status = tablet.group().status();
-            if status.role != Role::Leader {
+            if !tablet.group().leadership().is_own() {
                 continue;
             }
+            let status = tablet.group().status();
             let Some((to, _)) = status
                 .matched
                 .iter()
@@ -156,7 +155,9 @@ impl Liveness {
     async fn return_leaderships(&self, trusted: &BTreeSet<NodeId>) {
         let view = self.catalog.view();
         for tablet in self.keeper.all() {
-            let status = tablet.group().status();
+            if !tablet.group().leadership().is_own() {
+                continue;
+            }
             let Some(record) = view.tablets.get(&tablet.descriptor().tablet) else {
                 continue;
             };
@@ -164,9 +165,10 @@ impl Liveness {
                 continue;
             };
             // To a node that would not stamp the leadership would only come back, round after round.
-            if status.role != Role::Leader || preferred == self.node || !trusted.contains(&preferred) {
+            if preferred == self.node || !trusted.contains(&preferred) {
                 continue;
             }
+            let status = tablet.group().status();
             let steady = self.steady_since.lock().get(&preferred).copied();
             let now_ms = self.clock.monotonic().as_millis() as u64;
             let is_steady = steady.is_some_and(|since| now_ms.saturating_sub(since) >= STEADY_MS);

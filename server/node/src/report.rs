@@ -6,7 +6,7 @@ use crate::tablets::TabletKeeper;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tidemark_catalog::Catalog;
-use tidemark_consensus::{FileLog, Role};
+use tidemark_consensus::FileLog;
 use tidemark_ops::Readiness;
 use tidemark_runtime::marks::Mark;
 use tidemark_runtime::{GaugeFamily, Metrics, SharedClock};
@@ -25,6 +25,7 @@ pub struct NodeFacts {
     disk_free: GaugeFamily,
     log_bytes: GaugeFamily,
     tablets: GaugeFamily,
+    at_rest: GaugeFamily,
 }
 
 impl NodeFacts {
@@ -54,6 +55,11 @@ impl NodeFacts {
             ),
             log_bytes: metrics.gauge("tidemark_raft_log_bytes", "Bytes of Raft log segments on disk", &[]),
             tablets: metrics.gauge("tidemark_tablets_count", "Replicas on this node, by role", &["role"]),
+            at_rest: metrics.gauge(
+                "tidemark_tablets_at_rest_count",
+                "Replicas on this node that have nothing to do and send nothing",
+                &[],
+            ),
         }
     }
 
@@ -83,8 +89,10 @@ impl NodeFacts {
         self.disk_free.plain().set(self.disk.free_bytes() as f64);
         self.log_bytes.plain().set(self.log.bytes_on_disk() as f64);
         let all = self.keeper.all();
-        let leaders = all.iter().filter(|t| t.group().status().role == Role::Leader).count();
+        let leaders = all.iter().filter(|t| t.group().leadership().is_own()).count();
         self.tablets.with(&["leader"]).set(leaders as f64);
+        let at_rest = all.iter().filter(|t| t.group().is_at_rest()).count();
+        self.at_rest.plain().set(at_rest as f64);
         self.tablets.with(&["follower"]).set((all.len() - leaders) as f64);
         changed
     }
@@ -111,6 +119,7 @@ impl NodeFacts {
                     "applied": s.applied_index,
                     "durable": s.durable_index,
                     "last": s.last_index,
+                    "at_rest": tablet.group().is_at_rest(),
                     "purged": s.purged_index,
                     "snapshot": s.snapshot_index,
                     "trouble": tablet.trouble(),
@@ -121,7 +130,7 @@ impl NodeFacts {
             "region": self.settings.typed.region.name,
             "node": self.settings.node.0,
             "version": env!("CARGO_PKG_VERSION"),
-            "catalog_leader": self.catalog.group().status().leader.map(|n| n.0),
+            "catalog_leader": self.catalog.group().leader().map(|n| n.0),
             "disk_free_bytes": self.disk.free_bytes(),
             "disk_low": self.disk.is_low(),
             "raft_log_bytes": self.log.bytes_on_disk(),
@@ -169,7 +178,7 @@ impl Readiness for NodeFacts {
         if self.stopping.load(Ordering::Relaxed) {
             return Err("stopping".into());
         }
-        if self.catalog.group().status().leader.is_none() {
+        if self.catalog.group().leader().is_none() {
             return Err("the catalog has no leader: are most of the seed nodes up?".into());
         }
         if !self.registered.load(Ordering::Relaxed) {
@@ -182,7 +191,7 @@ impl Readiness for NodeFacts {
             .keeper
             .all()
             .iter()
-            .filter(|t| t.group().status().leader.is_none())
+            .filter(|t| t.group().leader().is_none())
             .count();
         if leaderless > 0 {
             return Err(format!("{leaderless} tablets of this node have no leader"));
@@ -199,11 +208,11 @@ impl NodeInfo for NodeFacts {
         let all = self.keeper.all();
         let leading = all
             .iter()
-            .map(|tablet| (tablet.group().status(), tablet))
-            .filter(|(status, _)| status.role == Role::Leader)
-            .map(|(status, tablet)| LeadingGroup {
-                group: status.group,
-                term: status.term,
+            .map(|tablet| (tablet.group().leadership(), tablet))
+            .filter(|(leadership, _)| leadership.is_own())
+            .map(|(leadership, tablet)| LeadingGroup {
+                group: tablet.group().id(),
+                term: leadership.term,
                 disk_bytes: tablet.engine().disk_bytes(),
                 trouble: tablet.trouble().unwrap_or_default(),
             })

@@ -287,6 +287,7 @@ impl Layers {
             snapshot_dir: data.join("snapshots"),
             transport: peers.clone(),
             settings: base.bounds.consensus.clone(),
+            entropy: base.entropy.fork(),
         })
         .await
         .map_err(|e| anyhow!("cannot start consensus: {e}"))?;

@@ -123,6 +123,8 @@ pub struct ConsensusSection {
     pub election_min_ms: u64,
     /// Greatest election time-out, milliseconds.
     pub election_max_ms: u64,
+    /// After so many milliseconds without anything to do a group stops beating; 0 = never.
+    pub rest_after_ms: u64,
 }
 
 /// `[replication]`
@@ -200,7 +202,8 @@ impl Default for ConsensusSection {
         ConsensusSection {
             heartbeat_ms: 150,
             election_min_ms: 500,
-            election_max_ms: 900,
+            election_max_ms: 750,
+            rest_after_ms: 3_000,
         }
     }
 }
@@ -245,6 +248,12 @@ pub struct Settings {
     pub origins: BTreeMap<String, String>,
 }
 
+/// Variables with the prefix of settings that are none: the tool's, and in a test build the planted bug.
+const NOT_SETTINGS: &[&str] = match cfg!(feature = "planted-bugs") {
+    true => &["address", "config", "log", "planted_bug"],
+    false => &["address", "config", "log"],
+};
+
 /// Reads defaults, then `file`, then the environment, then `flags` (dotted name -> value).
 pub fn load(file: Option<&Path>, flags: &BTreeMap<String, figment::value::Value>) -> Result<Settings> {
     let mut figment = Figment::from(Serialized::defaults(Typed::default()));
@@ -252,11 +261,7 @@ pub fn load(file: Option<&Path>, flags: &BTreeMap<String, figment::value::Value>
         ensure!(path.exists(), "configuration file {} does not exist", path.display());
         figment = figment.merge(Toml::file_exact(path));
     }
-    figment = figment.merge(
-        Env::prefixed("TIDEMARK_")
-            .ignore(&["address", "config", "log"])
-            .split("__"),
-    );
+    figment = figment.merge(Env::prefixed("TIDEMARK_").ignore(NOT_SETTINGS).split("__"));
     for (name, value) in flags {
         figment = figment.merge(Serialized::global(name, value.clone()));
     }

@@ -69,6 +69,7 @@ impl Bounds {
                 heartbeat_ms: typed.consensus.heartbeat_ms,
                 election_timeout_min_ms: typed.consensus.election_min_ms,
                 election_timeout_max_ms: typed.consensus.election_max_ms,
+                rest_after_ms: typed.consensus.rest_after_ms,
                 ..ConsensusSettings::default()
             },
             tablet: TabletSettings {

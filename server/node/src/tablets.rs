@@ -293,12 +293,12 @@ impl TabletGate {
     fn leader_of(&self, tablet: TabletId) -> Result<std::result::Result<Tablet, NodeId>> {
         let local = self.keeper.get(tablet);
         if let Some(tablet) = &local
-            && tablet.group().status().leader == Some(self.node)
+            && tablet.group().leader() == Some(self.node)
         {
             return Ok(Ok(tablet.clone()));
         }
         let hint = local
-            .and_then(|t| t.group().status().leader)
+            .and_then(|t| t.group().leader())
             .or_else(|| self.leaders.leader(tablet.group()));
         if let Some(node) = hint
             && node != self.node

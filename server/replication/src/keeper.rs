@@ -45,7 +45,7 @@ fn due(view: &CatalogView, tablet: &Tablet) -> Option<Arc<TableSchema>> {
     let wanted = view.schema(tablet.descriptor().table)?;
     let applied = tablet.schema().map(|schema| schema.revision);
     let newer = applied.is_none_or(|applied| applied < wanted.revision);
-    (newer && tablet.group().status().leader_ready).then_some(wanted)
+    (newer && tablet.group().leadership().ready).then_some(wanted)
 }
 
 async fn keep(tablet: Tablet, schema: Arc<TableSchema>) {

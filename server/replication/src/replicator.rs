@@ -223,15 +223,15 @@ impl Inner {
         let view = self.catalog.view();
         let mut reports = Vec::new();
         for tablet in self.tablets.local() {
-            let status = tablet.group().status();
+            let leadership = tablet.group().leadership();
             let Some(table) = view.table_by_id(tablet.descriptor().table) else {
                 continue;
             };
-            if !status.leader_ready {
+            if !leadership.ready {
                 continue;
             }
             for (peer, link) in &table.links {
-                reports.push(incoming_of(&tablet, &table.name, peer, link.peer, status.term));
+                reports.push(incoming_of(&tablet, &table.name, peer, link.peer, leadership.term));
             }
         }
         reports

@@ -148,11 +148,11 @@ impl Shipper {
     fn wanted(&self, view: &CatalogView) -> BTreeMap<StreamKey, WantedStream> {
         let mut wanted = BTreeMap::new();
         for tablet in self.parts.tablets.local() {
-            let status = tablet.group().status();
+            let leadership = tablet.group().leadership();
             let Some(table) = view.table_by_id(tablet.descriptor().table) else {
                 continue;
             };
-            if !status.leader_ready {
+            if !leadership.ready {
                 continue;
             }
             for (name, link) in &table.links {
@@ -161,7 +161,7 @@ impl Shipper {
                     continue;
                 };
                 let identity = Identity {
-                    term: status.term,
+                    term: leadership.term,
                     table: table.name.clone(),
                     peer: peer.clone(),
                     link: link.link,

@@ -38,6 +38,8 @@ marks! {
     QuarantineUsed => "quarantine used",
     /// A node that had been the leader refused what only a leader may do.
     StaleLeaderRefused => "stale leader refused",
+    /// A group without anything to do went to rest.
+    GroupAtRest => "group at rest",
     /// A log was opened whose last frame was torn, and cut.
     TailTorn => "tail torn",
 }

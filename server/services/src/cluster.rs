@@ -45,7 +45,7 @@ impl ClusterService {
             } else {
                 Vec::new()
             },
-            catalog_leader: self.context.catalog.group().status().leader.map_or(0, |node| node.0),
+            catalog_leader: self.context.catalog.group().leader().map_or(0, |node| node.0),
         }
     }
 

@@ -110,7 +110,7 @@ impl PeerService {
     fn led_here(&self, tablet: u64) -> Result<Tablet, Failure> {
         let tablet = TabletId(tablet);
         let here = self.context.tablets.get(tablet);
-        let led = here.filter(|replica| replica.group().status().leader == Some(self.context.identity.node));
+        let led = here.filter(|replica| replica.group().leader() == Some(self.context.identity.node));
         led.ok_or_else(|| Failure {
             error: not_leader(&self.context, tablet),
             hint: hint(&self.context, tablet),

@@ -208,7 +208,7 @@ impl Tablet {
 
     /// True if this node leads the tablet, as far as it knows.
     pub fn leads(&self) -> bool {
-        self.inner.group.status().role == Role::Leader
+        self.inner.group.leadership().is_own()
     }
 
     /// Writes a batch, on the leader: checks, normalises (R5), stamps (R2), waits for commit and apply.

@@ -109,6 +109,7 @@ async fn a_tablet_stops_and_starts_on_its_files_and_its_log() {
         snapshot_dir: root.path().join("snapshots"),
         transport: network.transport(NodeId(1)),
         settings: ConsensusSettings::default(),
+        entropy: tidemark_runtime::Entropy::from_os(),
     })
     .await
     .unwrap();

@@ -347,10 +347,10 @@ fn commands() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     ];
     let command = |name, parts: &[&[u8]]| ("tablet-command", name, parts.concat());
     vec![
-        command("write", &[&[1, 1], &first, &slice(batch().bytes())]),
+        command("write-listed", &[&[1, 1], &first, &slice(batch().bytes())]),
         command("check", &[&[2], &first, &terms, &[1, b'a'], &filter(), &[0]]),
         command("rmw", &[&[3], &first, &terms, rules]),
-        command("remote", &[&[4, 0, 4, 0, 0, 0, 0, 0, 0], &remote_batch()]),
+        command("remote-listed", &[&[4, 0, 4, 0, 0, 0, 0, 0, 0], &remote_batch()]),
         command("schema-series", &[&[5, 1], &slice(&schema())]),
         command("close", &[&[6], &first]),
         command("acknowledge", &[&[7, 2, 0], &numbers(&[3, 258, 4, 5])]),
@@ -394,7 +394,7 @@ fn examples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     };
     let family = FamilyId(0x8000_0001);
     let mut examples = vec![
-        ("packed-batch", "all-kinds", batch().bytes().to_vec()),
+        ("packed-batch", "all-kinds-listed", batch().bytes().to_vec()),
         ("packed-cells", "three", cells()),
         ("schema", "series", schema()),
         ("filter", "most", filter()),
@@ -404,14 +404,16 @@ fn examples() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             tidemark_engine::key::cell_key(b"a\0b", family, b"q\0", 5, stamp(7), b"v"),
         ),
         ("engine-key", "range", range.key()),
-        ("region-run", "two-records", region_run()),
+        ("region-run", "two-records-listed", region_run()),
         ("identity", "node-3", identity.to_vec()),
         ("raft-wire", "vote-answer", [vec![3], zeros(19)].concat()),
+        ("raft-wire", "beat", [vec![6], zeros(16)].concat()),
+        ("raft-wire", "rest", [vec![7], zeros(39)].concat()),
         ("raft-state", "applied", applied()),
         ("raft-snapshot", "chunk", zeros(32)),
-        ("feed-entry", "write", feed_entry()),
+        ("feed-entry", "write-listed", feed_entry()),
         ("feed-entry", "close", vec![2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 7]),
-        ("remote-batch", "two-rows", remote_batch()),
+        ("remote-batch", "two-rows-listed", remote_batch()),
         (
             "tablet-state",
             "quarantine",

@@ -39,7 +39,7 @@ impl Timing {
     pub const DEFAULT: Timing = Timing {
         heartbeat_ms: 150,
         election_min_ms: 500,
-        election_max_ms: 900,
+        election_max_ms: 750,
     };
     /// Shorter, so that thirty election time-outs fit into a short run.
     pub const QUICK: Timing = Timing {

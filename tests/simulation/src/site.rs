@@ -55,6 +55,8 @@ pub struct Shape {
     pub small_runs: bool,
     /// The quarantine holds a few rows only: then batches are refused.
     pub small_quarantine: bool,
+    /// Groups go to rest in every pause between two commands, not after seconds.
+    pub rests_quickly: bool,
     /// By how much each node's clock is wrong at most, always: less than what a region allows among its nodes (R8).
     pub skew: Duration,
 }
@@ -78,6 +80,7 @@ impl Shape {
             },
             small_runs: rng.random_bool(0.5),
             small_quarantine: rng.random_bool(0.25),
+            rests_quickly: chance::stream(seed, "rest").random_bool(0.5),
             skew: Duration::from_millis(if rng.random_bool(0.4) { SKEW_MAX_MS } else { 0 }),
         }
     }
@@ -251,6 +254,10 @@ impl Site {
         bounds.consensus.snapshot_lag_entries = self.shape.lag_entries;
         bounds.consensus.snapshot_lag_bytes = self.shape.lag_entries * 512;
         bounds.consensus.log_bytes_before_flush = self.shape.flush_bytes;
+        if self.shape.rests_quickly {
+            bounds.consensus.housekeeping_ms = 40;
+            bounds.consensus.rest_after_ms = 40;
+        }
         if self.shape.small_runs {
             bounds.replication.ship_bytes_max = SMALL_RUN_BYTES;
         }

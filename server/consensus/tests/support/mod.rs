@@ -108,6 +108,7 @@ impl Cluster {
             snapshot_dir: dir.join("snapshots"),
             transport: self.network.transport(node),
             settings: self.settings.clone(),
+            entropy: tidemark_runtime::Entropy::from_os(),
         };
         let host = Host::open(options).await.unwrap();
         self.network.attach(node, host.clone());

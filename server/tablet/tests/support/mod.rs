@@ -113,6 +113,7 @@ impl Cluster {
             snapshot_dir: self.dir.path().join(format!("snapshots-{}", id.0)),
             transport: self.network.transport(id),
             settings: self.consensus.clone(),
+            entropy: tidemark_runtime::Entropy::from_os(),
         })
         .await
         .unwrap();

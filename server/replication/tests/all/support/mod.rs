@@ -279,6 +279,7 @@ impl Region {
             snapshot_dir: dir.path().join("snapshots"),
             transport: network.transport(NODE),
             settings: consensus(),
+            entropy: tidemark_runtime::Entropy::from_os(),
         })
         .await
         .unwrap();

@@ -276,6 +276,7 @@ async fn open_host(node: NodeId, dir: &Path, peers: Arc<PeerClients>) -> Host {
             election_timeout_max_ms: 2_000,
             ..ConsensusSettings::default()
         },
+        entropy: tidemark_runtime::Entropy::from_os(),
     };
     Host::open(options).await.unwrap()
 }
