@@ -24,6 +24,14 @@ const SIMULATION_PACKAGE: &str = "tidemark-simulation";
 const SMALL_TEST: &str = "page";
 /// The simulation's program.
 const SIMULATION: &str = "tidemark-simulate";
+/// Whose program a server is, and the program.
+const SERVER_PACKAGE: &str = "tidemark-node";
+const SERVER: &str = "tidemarkd";
+/// Without it the server takes the variable that chooses the bug for a setting.
+const SERVER_FEATURE: &str = "tidemark-node/planted-bugs";
+/// The rig of real servers. It has no bugs, so that it is the one that stands beside this program; it starts the server that
+/// it finds in its own directory.
+const NEMESIS: &str = "tidemark-nemesis";
 
 /// A built program and the directory in which cargo would start it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +47,8 @@ pub struct Program {
 pub struct Binaries {
     tests: BTreeMap<(String, Option<String>), Program>,
     simulation: Option<Program>,
+    server: Option<Program>,
+    nemesis: Option<Program>,
 }
 
 impl Binaries {
@@ -49,8 +59,10 @@ impl Binaries {
         if !needs.packages.is_empty() {
             binaries.read(&cargo(root, &needs.test_arguments())?);
         }
-        if needs.seeds {
+        if !needs.programs().is_empty() {
+            let aside = Aside::of(&needs.programs())?;
             binaries.read(&cargo(root, &needs.program_arguments())?);
+            binaries.put_apart(&aside)?;
         }
         for evidence in all {
             if binaries.program(&evidence.means).is_none() {
@@ -68,7 +80,21 @@ impl Binaries {
                 self.tests.get(&key)
             }
             Means::Seeds { .. } => self.simulation.as_ref(),
+            Means::Servers { .. } => self.nemesis.as_ref(),
         }
+    }
+
+    /// Moves programs with bugs to where nobody takes them for the product, and puts the rig beside them.
+    fn put_apart(&mut self, aside: &Aside) -> Result<()> {
+        for program in self.simulation.iter_mut().chain(&mut self.server) {
+            program.path = aside.take(&program.path)?;
+        }
+        if let Some(server) = &self.server {
+            let path = aside.copy(NEMESIS)?;
+            let dir = server.dir.clone();
+            self.nemesis = Some(Program { path, dir });
+        }
+        Ok(())
     }
 
     /// Reads cargo's messages, one JSON document a line.
@@ -92,10 +118,80 @@ impl Binaries {
                 Some("bin") if !message.profile.test && message.target.name == SIMULATION => {
                     self.simulation = Some(program);
                 }
+                Some("bin") if !message.profile.test && message.target.name == SERVER => {
+                    self.server = Some(program);
+                }
                 _ => {}
             }
         }
     }
+}
+
+/// Where programs with bugs are kept: `mutants` in the directory of this program, among the product's own. Cargo writes both
+/// to one place, and what stood there before is put back.
+struct Aside {
+    product: PathBuf,
+    mutants: PathBuf,
+    /// Programs of the product that were there before.
+    kept: Vec<&'static str>,
+}
+
+impl Aside {
+    fn of(programs: &[(&'static str, &'static str)]) -> Result<Aside> {
+        let own = std::env::current_exe().context("this program does not know where it is")?;
+        let product = own.parent().context("a program is in a directory")?.to_owned();
+        let mutants = product.join("mutants");
+        std::fs::create_dir_all(&mutants).with_context(|| format!("cannot make {}", mutants.display()))?;
+        let mut aside = Aside {
+            product,
+            mutants,
+            kept: Vec::new(),
+        };
+        for (_, program) in programs {
+            let from = aside.product.join(program);
+            if from.is_file() {
+                copy(&from, &aside.mutants.join(format!("{program}.product")))?;
+                aside.kept.push(program);
+            }
+        }
+        Ok(aside)
+    }
+
+    /// Moves what cargo has built there, and says where it is now.
+    fn take(&self, built: &Path) -> Result<PathBuf> {
+        let name = built.file_name().context("a program has a name")?;
+        let to = self.mutants.join(name);
+        copy(built, &to)?;
+        Ok(to)
+    }
+
+    /// Copies a program of the product.
+    fn copy(&self, program: &str) -> Result<PathBuf> {
+        let from = self.product.join(program);
+        if !from.is_file() {
+            bail!("{program} is not built: run ./x build");
+        }
+        let to = self.mutants.join(program);
+        copy(&from, &to)?;
+        Ok(to)
+    }
+}
+
+impl Drop for Aside {
+    /// Also when the build has failed. What cannot be put back is built anew by the next build.
+    fn drop(&mut self) {
+        for program in &self.kept {
+            let kept = self.mutants.join(format!("{program}.product"));
+            let _ = std::fs::rename(kept, self.product.join(program));
+        }
+    }
+}
+
+/// Through another name: a program that runs cannot be written to, and cargo's files may be links to others.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let fresh = to.with_extension("fresh");
+    let copied = std::fs::copy(from, &fresh).and_then(|_| std::fs::rename(&fresh, to));
+    copied.with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
 
 /// What a set of evidence needs built.
@@ -105,6 +201,7 @@ struct Needs {
     libraries: bool,
     files: BTreeSet<&'static str>,
     seeds: bool,
+    servers: bool,
 }
 
 impl Needs {
@@ -118,16 +215,36 @@ impl Needs {
                     needs.files.extend(target);
                 }
                 Means::Seeds { .. } => needs.seeds = true,
+                Means::Servers { .. } => needs.servers = true,
             }
         }
         needs
     }
 
+    /// Programs with bugs, and their packages.
+    fn programs(&self) -> Vec<(&'static str, &'static str)> {
+        let all = [
+            (self.seeds, (SIMULATION_PACKAGE, SIMULATION)),
+            (self.servers, (SERVER_PACKAGE, SERVER)),
+        ];
+        all.into_iter()
+            .filter(|(needed, _)| *needed)
+            .map(|(_, one)| one)
+            .collect()
+    }
+
     /// `cargo test` would make a test of the program itself.
     fn program_arguments(&self) -> Vec<String> {
         let mut arguments = vec!["build", "--locked", "--features", FEATURE, "--test", SMALL_TEST];
-        arguments.extend(["--bin", SIMULATION]);
-        for package in self.packages.iter().chain(&ALWAYS).chain([&SIMULATION_PACKAGE]) {
+        let programs = self.programs();
+        if self.servers {
+            arguments.extend(["--features", SERVER_FEATURE]);
+        }
+        for (_, program) in &programs {
+            arguments.extend(["--bin", *program]);
+        }
+        let owners = programs.iter().map(|(package, _)| package);
+        for package in self.packages.iter().chain(&ALWAYS).chain(owners) {
             arguments.extend(["-p", *package]);
         }
         arguments.into_iter().map(str::to_owned).collect()
@@ -261,5 +378,12 @@ mod tests {
             arguments.contains(" --test page --bin tidemark-simulate "),
             "{arguments}"
         );
+        let needs = Needs::of(&[evidence(Means::Servers {
+            profile: "kill",
+            seed: 1,
+            count: 2,
+        })]);
+        let arguments = needs.program_arguments().join(" ");
+        assert!(arguments.contains(" --bin tidemarkd -p"), "{arguments}");
     }
 }

@@ -15,6 +15,8 @@ pub enum Layer {
     Groups,
     /// The whole product in one thread, from a seed.
     Simulation,
+    /// Real processes on real file systems.
+    Servers,
 }
 
 impl Layer {
@@ -24,6 +26,7 @@ impl Layer {
             Layer::Rules => "rules",
             Layer::Groups => "groups",
             Layer::Simulation => "simulation",
+            Layer::Servers => "servers",
         }
     }
 }
@@ -45,6 +48,15 @@ pub enum Means {
         /// The first seed.
         first: u64,
         /// How many at most.
+        count: u64,
+    },
+    /// A run of the nemesis.
+    Servers {
+        /// Its profile.
+        profile: &'static str,
+        /// Its seed.
+        seed: u64,
+        /// Its steps.
         count: u64,
     },
 }
@@ -72,6 +84,7 @@ impl Means {
                 }
             }
             Means::Seeds { first, count } => format!("seeds {first} to {}", first + count - 1),
+            Means::Servers { profile, seed, count } => format!("{profile}, seed {seed}, {count} steps"),
         }
     }
 }
@@ -115,6 +128,16 @@ const fn seeds(first: u64, says: &'static [&'static str]) -> Evidence {
     }
 }
 
+/// A run of real servers.
+const fn servers(profile: &'static str, seed: u64, count: u64, says: &'static [&'static str]) -> Evidence {
+    let means = Means::Servers { profile, seed, count };
+    Evidence {
+        layer: Layer::Servers,
+        means,
+        says,
+    }
+}
+
 /// Seeds that are tried until one fails.
 const SEEDS: u64 = 8;
 const CONSENSUS: &str = "tidemark-consensus";
@@ -126,6 +149,10 @@ const REPLICATION: &str = "tidemark-replication";
 const STATE: &str = "equal state at equal position";
 const WATERMARK: &str = "watermark truth";
 const FEED: &str = "stamps rise";
+// What the checkers of histories say.
+const LINEARIZABLE: &str = "linearizable: ";
+const ACKNOWLEDGED: &str = "O6 acknowledged: ";
+const COMPLETE: &str = "O7 watermark: ";
 
 /// The evidence against a bug. Exhaustive, so that a bug without evidence does not compile.
 pub fn evidence(bug: Bug) -> Vec<Evidence> {
@@ -167,6 +194,7 @@ fn of_groups(bug: Bug) -> Vec<Evidence> {
                 &["was reported durable without a sync"],
             ),
             seeds(2, &["the Raft log of this node is gone", "committed on a quorum", "O6"]),
+            servers("power-loss", 1, 3, &[ACKNOWLEDGED]),
         ],
         Bug::VoteNotSynced => vec![rules(
             CONSENSUS,
@@ -186,13 +214,16 @@ fn of_groups(bug: Bug) -> Vec<Evidence> {
             "log::file_tests::a_write_interrupted_anywhere_is_cut_off",
             &["cut at"],
         )],
-        Bug::ReadNotConfirmed => vec![file(
-            Layer::Groups,
-            CONSENSUS,
-            "cluster",
-            "a_partitioned_old_leader_answers_no_linearizable_read",
-            &["unwrap_err"],
-        )],
+        Bug::ReadNotConfirmed => vec![
+            file(
+                Layer::Groups,
+                CONSENSUS,
+                "cluster",
+                "a_partitioned_old_leader_answers_no_linearizable_read",
+                &["unwrap_err"],
+            ),
+            servers("partition", 1, 4, &[LINEARIZABLE, ACKNOWLEDGED, COMPLETE]),
+        ],
         Bug::AckBeforeQuorum => vec![
             file(
                 Layer::Groups,

@@ -57,6 +57,24 @@ pub fn of_seed(ended: &Ended, output: &str) -> Verdict {
     }
 }
 
+/// The verdict of a run of real servers: its last line, and what it said before.
+pub fn of_servers(ended: &Ended, output: &str) -> Verdict {
+    let code = match ended {
+        Ended::TimedOut => return Verdict::Nothing("it did not end in time".to_owned()),
+        Ended::Exit(None) => return Verdict::Nothing("a signal ended it".to_owned()),
+        Ended::Exit(Some(code)) => *code,
+    };
+    let last = output
+        .lines()
+        .rfind(|line| line.starts_with("nemesis: "))
+        .unwrap_or_default();
+    match code {
+        0 if last.starts_with("nemesis: ok ") => Verdict::Passed,
+        1 if last.starts_with("nemesis: FAILED profile=") => Verdict::Failed(output.to_owned()),
+        _ => Verdict::Nothing(format!("exit code {code}: {last:?}")),
+    }
+}
+
 /// What stands between the test's own heading and the list of failures.
 fn words(output: &str) -> String {
     let from = output.find("---- ").unwrap_or(0);
@@ -145,6 +163,25 @@ mod tests {
             of_seed(&Ended::TimedOut, "{\"failure\":\"O6\"}"),
             Verdict::Nothing(_)
         ));
+    }
+
+    #[test]
+    fn a_run_of_servers_has_a_verdict_only_if_it_could_run() {
+        assert_eq!(of_servers(&exit(0), "x\nnemesis: ok profile=kill\n"), Verdict::Passed);
+        let failed = "  O6: w7 is gone\nnemesis: FAILED profile=kill seed=1\n";
+        assert_eq!(of_servers(&exit(1), failed), Verdict::Failed(failed.to_owned()));
+        for (code, output) in [
+            (1, "nemesis: FAILED could not run; again: x"),
+            (0, failed),
+            (1, "nemesis: ok profile=kill"),
+            (101, "panicked"),
+        ] {
+            assert!(
+                matches!(of_servers(&exit(code), output), Verdict::Nothing(_)),
+                "{output:?}"
+            );
+        }
+        assert!(matches!(of_servers(&Ended::TimedOut, failed), Verdict::Nothing(_)));
     }
 
     #[test]

@@ -14,6 +14,8 @@ use tidemark_runtime::planted::Bug;
 const VARIABLE: &str = "TIDEMARK_PLANTED_BUG";
 /// No process of evidence may take longer, also on a machine that is ten times slower than the one it was tried on.
 const TIME_MAX: Duration = Duration::from_secs(180);
+/// The same for a run of real servers, which checks itself that nothing in it waits for ever.
+const SERVERS_TIME_MAX: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(10);
 
 /// What came of running evidence.
@@ -33,7 +35,7 @@ pub fn run(program: &Program, means: &Means, bug: Option<Bug>, says: &[&str], di
     match *means {
         Means::Test { name, .. } => {
             let arguments = [name, "--exact", "--test-threads=1"].map(str::to_owned);
-            let (ended, output) = process(program, &arguments, bug, dir)?;
+            let (ended, output) = process(program, &arguments, bug, dir, TIME_MAX)?;
             let verdict = judge::of_test(name, &ended, &output);
             let again = *means;
             Ok(Tried { verdict, again })
@@ -45,7 +47,7 @@ pub fn run(program: &Program, means: &Means, bug: Option<Bug>, says: &[&str], di
             };
             for seed in first..first + count {
                 let arguments = ["--here".to_owned(), "--seed".to_owned(), seed.to_string()];
-                let (ended, output) = process(program, &arguments, bug, dir)?;
+                let (ended, output) = process(program, &arguments, bug, dir, TIME_MAX)?;
                 tried.verdict = judge::of_seed(&ended, &output);
                 if tried.verdict != Verdict::Passed {
                     tried.again = Means::Seeds { first: seed, count: 1 };
@@ -61,10 +63,24 @@ pub fn run(program: &Program, means: &Means, bug: Option<Bug>, says: &[&str], di
             }
             Ok(tried)
         }
+        Means::Servers { profile, seed, count } => {
+            let (seed, count) = (seed.to_string(), count.to_string());
+            let arguments = ["--profile", profile, "--seed", &seed, "--count", &count].map(str::to_owned);
+            let (ended, output) = process(program, &arguments, bug, dir, SERVERS_TIME_MAX)?;
+            let verdict = judge::of_servers(&ended, &output);
+            let again = *means;
+            Ok(Tried { verdict, again })
+        }
     }
 }
 
-fn process(program: &Program, arguments: &[String], bug: Option<Bug>, dir: &Path) -> Result<(Ended, String)> {
+fn process(
+    program: &Program,
+    arguments: &[String],
+    bug: Option<Bug>,
+    dir: &Path,
+    time_max: Duration,
+) -> Result<(Ended, String)> {
     let path = dir.join("output");
     let output = File::create(&path).context("no file for the output")?;
     let mut child = Command::new(&program.path)
@@ -80,7 +96,7 @@ fn process(program: &Program, arguments: &[String], bug: Option<Bug>, dir: &Path
         .stdout(output)
         .spawn()
         .with_context(|| format!("{} cannot be started", program.path.display()))?;
-    let deadline = Instant::now() + TIME_MAX;
+    let deadline = Instant::now() + time_max;
     let ended = loop {
         match child.try_wait()? {
             Some(status) => break Ended::Exit(status.code()),
