@@ -26,9 +26,9 @@
 //! the follower first takes the leader's last heartbeat in again, as if the network had repeated it: so its lease runs as it
 //! would have, and it refuses. Without that, any node that lost sight of a leader at rest could take its place.
 //!
-//! The idea is CockroachDB's (quiescence, 2016) and TiKV's (hibernated regions, 2019). Theirs taught: a follower must not
-//! wait for a node that was started again (here: the life), and one that was stopped for a while must not judge by the
-//! beats that it slept through. So time is counted in looks around, a third of a heartbeat apart: whoever sleeps counts none.
+//! CockroachDB (quiescence) and TiKV (hibernated regions) have the same idea. A follower must not wait for a node that was
+//! started again (here: the life), and one that was stopped for a while must not judge by the beats that it slept through. So
+//! time is counted in looks around, a third of a heartbeat apart: whoever sleeps counts none.
 
 use crate::codec::{self, Malformed, Reader};
 use crate::error::{HandleError, ReadError};
@@ -500,7 +500,8 @@ impl Group {
         self.inner.wake();
         let failed = |error: &dyn std::fmt::Display| HandleError::Failed(error.to_string());
         let taken = self.append(heartbeat.clone()).await.map_err(|error| failed(&error))?;
-        // Asked behind the heartbeat, so that the metrics are not older than it.
+        // Asked behind the heartbeat: the vote is as new as its answer. The metrics below may be a little older, and then the
+        // answer is a needless no.
         let vote = self.inner.raft.with_raft_state(|state| *state.vote_ref()).await;
         let vote = vote.map_err(|fatal| failed(&fatal))?;
         let same_log = {
