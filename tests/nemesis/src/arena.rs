@@ -71,7 +71,21 @@ impl Arena {
     /// Makes places, disks and configurations under `dir`; starts no server.
     /// Without a network all servers are on loopback.
     pub fn build(options: &Options, plan: &Plan, network: Option<Network>, dir: &Path) -> Result<Arena> {
-        let wants = Wants::of(options);
+        Arena::of(Wants::of(options), plan.timing, network, dir)
+    }
+
+    /// As [`Arena::build`], for servers as a user has them: with their defaults, in plain directories.
+    pub fn plain(network: Network, dir: &Path) -> Result<Arena> {
+        let wants = Wants {
+            disk: DiskKind::Plain,
+            shim: false,
+            clock: false,
+            small: false,
+        };
+        Arena::of(wants, Timing::DEFAULT, Some(network), dir)
+    }
+
+    fn of(wants: Wants, timing: Timing, network: Option<Network>, dir: &Path) -> Result<Arena> {
         let shim = if wants.shim { Some(shim::compile(dir)?) } else { None };
         let mut arena = Arena {
             servers: Vec::new(),
@@ -91,7 +105,7 @@ impl Arena {
                 .push(hosts.iter().map(|h| format!("{h}:{ADMIN_PORT}")).collect());
             let servers = (1..=NODES)
                 .map(|node| {
-                    let server = arena.server(At { region, node }, &wants, shim.as_deref(), plan.timing)?;
+                    let server = arena.server(At { region, node }, &wants, shim.as_deref(), timing)?;
                     Ok(Arc::new(Mutex::new(server)))
                 })
                 .collect::<Result<Vec<_>>>()?;
@@ -150,7 +164,7 @@ impl Arena {
         if !preloads.is_empty() {
             launch.environment.push(("LD_PRELOAD".into(), preloads.join(":")));
         }
-        let process = NodeProcess::launched(&binary("tidemarkd")?, &dir, self.spec(at, timing), launch)?;
+        let process = NodeProcess::launched(&binary("tidemarkd")?, &dir, self.spec(at, wants, timing), launch)?;
         Ok(Server {
             process,
             disk,
@@ -159,7 +173,10 @@ impl Arena {
         })
     }
 
-    fn spec(&self, at: At, timing: Timing) -> NodeSpec {
+    fn spec(&self, at: At, wants: &Wants, timing: Timing) -> NodeSpec {
+        // Small enough for a small disk, and for segments and flushes to come and go within a short run.
+        let small = "[storage]\nblock_cache = \"16MiB\"\nmemtables = \"16MiB\"\ndisk_reserve = \"24MiB\"\nlog_segment = \
+                     \"2MiB\"\n\n";
         let addresses = &self.addresses[at.region];
         let index = at.node as usize - 1;
         NodeSpec {
@@ -170,11 +187,12 @@ impl Arena {
             grpc: addresses[index].clone(),
             admin: self.admins[at.region][index].clone(),
             seeds: (1..).zip(addresses.iter().cloned()).collect(),
-            // Small enough for a small disk, and for segments and flushes to come and go within a short run.
             extra: format!(
-                "[storage]\nblock_cache = \"16MiB\"\nmemtables = \"16MiB\"\ndisk_reserve = \"24MiB\"\nlog_segment = \
-                 \"2MiB\"\n\n[consensus]\nheartbeat_ms = {}\nelection_min_ms = {}\nelection_max_ms = {}\n",
-                timing.heartbeat_ms, timing.election_min_ms, timing.election_max_ms
+                "{}[consensus]\nheartbeat_ms = {}\nelection_min_ms = {}\nelection_max_ms = {}\n",
+                if wants.small { small } else { "" },
+                timing.heartbeat_ms,
+                timing.election_min_ms,
+                timing.election_max_ms
             ),
         }
     }
@@ -270,6 +288,8 @@ struct Wants {
     disk: DiskKind,
     shim: bool,
     clock: bool,
+    /// Caches, memtables and segments of a small server.
+    small: bool,
 }
 
 impl Wants {
@@ -286,6 +306,7 @@ impl Wants {
             disk,
             shim: mix || profile == Profile::Fsync,
             clock: mix || profile == Profile::Clock,
+            small: true,
         }
     }
 }

@@ -56,6 +56,25 @@ pub fn rootless() -> Vec<&'static str> {
     all.map(Profile::name).collect()
 }
 
+/// Fails, naming what namespaces and a link need and the machine lacks.
+pub fn check_network() -> Result<()> {
+    let mut missing = Vec::new();
+    if rustix::process::geteuid().is_root() {
+        network(&mut missing);
+    } else {
+        missing.push(Missing::new(
+            "root",
+            "run it as root, in a virtual machine or a privileged container",
+        ));
+    }
+    let lines = missing.iter().map(|one| format!("\n  {}: {}", one.what, one.remedy));
+    let text: String = lines.collect();
+    if text.is_empty() {
+        return Ok(());
+    }
+    bail!("this machine lacks what a link between regions needs:{text}")
+}
+
 fn missing(options: &Options) -> Vec<Missing> {
     let mut missing = Vec::new();
     let profile = options.profile;

@@ -12,6 +12,8 @@
 //!                         └─ report   with the checkers' verdict
 //! capability, orphans, host: what the machine can do, what is left over, its commands
 //! ```
+//! Another program in this crate, `tidemark-link` (`./x link`), lets no faults happen: it puts any command of `tidemark` between two
+//! regions with a link of a given length.
 //!
 //! **May not know:** the server's insides. It sees what an application, an operator and the machine see.
 //!

@@ -79,6 +79,11 @@ impl Network {
         Network::build(prefix, NODES as usize, options.seed, LINK).context("the network cannot be made")
     }
 
+    /// A network whose link is as long as is said.
+    pub fn with_link(prefix: &str, seed: u64, weather: Weather) -> Result<Network> {
+        Network::build(prefix, NODES as usize, seed, weather).context("the network cannot be made")
+    }
+
     /// The link between the regions.
     pub fn wan(&self) -> &Wan {
         &self.wan

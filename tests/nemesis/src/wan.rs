@@ -55,6 +55,8 @@ pub struct Weather {
 pub struct Traffic {
     /// Packets delivered.
     pub delivered: u64,
+    /// Bytes of those, IP headers included.
+    pub bytes: u64,
     /// Packets lost by chance.
     pub lost: u64,
     /// Packets that fell into the blackhole.
@@ -69,6 +71,7 @@ struct Direction {
     line: Mutex<VecDeque<(Instant, Vec<u8>)>>,
     arrived: Condvar,
     delivered: AtomicU64,
+    bytes: AtomicU64,
     lost: AtomicU64,
     swallowed: AtomicU64,
     overflowed: AtomicU64,
@@ -140,6 +143,7 @@ impl Wan {
         let d = &self.ways[way as usize];
         Traffic {
             delivered: d.delivered.load(Ordering::Relaxed),
+            bytes: d.bytes.load(Ordering::Relaxed),
             lost: d.lost.load(Ordering::Relaxed),
             swallowed: d.swallowed.load(Ordering::Relaxed),
             overflowed: d.overflowed.load(Ordering::Relaxed),
@@ -208,6 +212,7 @@ fn give(mut device: File, direction: &Direction, stop: &AtomicBool) -> std::io::
         }
         device.write_all(&packet)?;
         direction.delivered.fetch_add(1, Ordering::Relaxed);
+        direction.bytes.fetch_add(packet.len() as u64, Ordering::Relaxed);
     }
     Ok(())
 }
@@ -254,7 +259,10 @@ mod tests {
         assert!(order.iter().enumerate().all(|(n, packet)| packet[..] == [n as u8]));
         west.send(b"back").unwrap();
         assert_eq!(arrives(&east), b"back");
-        assert_eq!(wan.traffic(Way::There).delivered, 20);
+        assert_eq!(
+            (wan.traffic(Way::There).delivered, wan.traffic(Way::There).bytes),
+            (20, 20)
+        );
     }
 
     #[test]
