@@ -17,7 +17,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, InitializeError, LinearizableReadError, RaftError};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, FlushPoint};
 use openraft::vote::RaftLeaderId;
-use openraft::{EmptyNode, LinearizerOption, RaftMetrics, ServerState};
+use openraft::{EmptyNode, Instant as _, LinearizerOption, RaftMetrics, ServerState};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -257,7 +257,7 @@ impl Group {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let faulty = self.inner.machine.fault().is_some() || running_fault(&metrics).is_some();
-        Leadership::of(self.inner.node, &metrics, faulty)
+        Leadership::of(self.inner.node, &metrics, faulty, self.inner.settings.lease())
     }
 
     /// Follows the status; intermediate states may be skipped.
@@ -477,7 +477,10 @@ impl Group {
         }
         inner.machine.refresh_durable();
         let durable = inner.machine.durable_index().unwrap_or(0);
-        if inner.log.bytes_after(inner.id, durable) > inner.settings.log_bytes_before_flush {
+        let again = self.status().applied_index.unwrap_or(0).saturating_sub(durable);
+        if again > inner.settings.log_entries_before_flush
+            || inner.log.bytes_after(inner.id, durable) > inner.settings.log_bytes_before_flush
+        {
             let machine = inner.machine.clone();
             // The result is only that the thread ran; a fault shows in the status.
             let _ = tidemark_runtime::spawn_blocking(move || machine.request_flush()).await;
@@ -723,6 +726,9 @@ pub struct Leadership {
     pub term: u64,
     /// As [`GroupStatus::leader_ready`].
     pub ready: bool,
+    /// Of a leader: zero while nobody else can lead, because a quorum has heard from this one so lately that it refuses its votes to
+    /// others; else how long ago it has. Others may have acknowledged since then, and no longer, what this node does not know.
+    pub unconfirmed: Duration,
 }
 
 impl Leadership {
@@ -732,7 +738,7 @@ impl Leadership {
     }
 
     /// A replica that serves no more leads nothing, whatever was last heard of it.
-    fn of(node: NodeId, metrics: &RaftMetrics<Types>, faulty: bool) -> Leadership {
+    fn of(node: NodeId, metrics: &RaftMetrics<Types>, faulty: bool, lease: Duration) -> Leadership {
         let state = match faulty {
             true => ServerState::Shutdown,
             false => metrics.state,
@@ -745,13 +751,28 @@ impl Leadership {
             term: metrics.current_term,
             // The first entry of a leadership is its blank one; once an entry of this leadership is applied, so is all before.
             ready: state == ServerState::Leader && metrics.last_applied.is_some_and(|applied| applied.leader_id == own),
+            unconfirmed: unconfirmed(metrics, lease),
         }
+    }
+}
+
+fn unconfirmed(metrics: &RaftMetrics<Types>, lease: Duration) -> Duration {
+    // A quorum of one is its leader.
+    if metrics.membership_config.membership().voter_ids().count() == 1 {
+        return Duration::ZERO;
+    }
+    // Counted from when the message was sent that the quorum has answered; whoever answered refuses others from then on at least.
+    let heard = metrics.last_quorum_acked.map(|at| at.elapsed());
+    match heard {
+        Some(ago) if ago <= lease => Duration::ZERO,
+        Some(ago) => ago,
+        None => Duration::MAX,
     }
 }
 
 pub(crate) fn build_status(view: &View, metrics: &RaftMetrics<Types>) -> GroupStatus {
     let fault = view.machine.fault().or_else(|| running_fault(metrics));
-    let leadership = Leadership::of(view.node, metrics, fault.is_some());
+    let leadership = Leadership::of(view.node, metrics, fault.is_some(), Duration::ZERO);
     let members = metrics.membership_config.membership();
     let leads = leadership.state == ServerState::Leader;
     let matched = metrics.replication.iter().flatten().filter(|_| leads);

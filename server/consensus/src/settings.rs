@@ -34,6 +34,9 @@ pub struct ConsensusSettings {
     pub snapshot_lag_bytes: u64,
     /// Bytes of a group's log above the durable index after which the state machine is asked to flush.
     pub log_bytes_before_flush: u64,
+    /// Entries above the durable index after which it is asked as well: a node that starts applies them again, some 40 µs each,
+    /// however small they are.
+    pub log_entries_before_flush: u64,
     /// Milliseconds that [`crate::Group::propose`] waits for commit and apply before it says "unknown".
     pub propose_timeout_ms: u64,
     /// Milliseconds that a read barrier waits for a quorum and for apply.
@@ -67,6 +70,7 @@ impl Default for ConsensusSettings {
             snapshot_lag_entries: 8192,
             snapshot_lag_bytes: 16 << 20,
             log_bytes_before_flush: 64 << 20,
+            log_entries_before_flush: 10_000,
             propose_timeout_ms: 10_000,
             read_timeout_ms: 2_000,
             proposals_in_flight_max: 4096,

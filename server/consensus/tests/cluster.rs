@@ -101,6 +101,57 @@ async fn all_nodes_stopped_keep_every_acknowledged_entry() {
     cluster.stop().await;
 }
 
+/// What a leader knows is what there is for as long as nobody else can lead; then it says for how long it has not been sure.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_is_not_confirmed() {
+    let cluster = Cluster::start(3, calm()).await;
+    cluster.start_group(G).await;
+    let leader = cluster.leader(G).await;
+    leader.propose(numbered(0)).await.unwrap();
+    assert_eq!(leader.leadership().unconfirmed, Duration::ZERO);
+    let cut_at = std::time::Instant::now();
+    cluster.network.isolate(leader.status().node, cluster.nodes());
+    while leader.leadership().unconfirmed.is_zero() {
+        assert!(leader.leadership().is_own() && cut_at.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let others = cluster.nodes().into_iter().filter(|node| *node != leader.status().node);
+    for other in others {
+        let status = cluster.group(other, G).status();
+        assert_ne!(
+            status.role,
+            Role::Leader,
+            "another leads while this one counts as confirmed"
+        );
+    }
+    cluster.network.heal();
+    cluster.stop().await;
+}
+
+/// However small its entries are, a node that starts has few of them to apply again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_small_entries_are_flushed() {
+    let settings = ConsensusSettings {
+        log_entries_before_flush: 20,
+        ..calm()
+    };
+    let cluster = Cluster::start(1, settings).await;
+    cluster.start_group(G).await;
+    let leader = cluster.leader(G).await;
+    for i in 0..15 {
+        leader.propose(numbered(i)).await.unwrap();
+    }
+    // Some rounds of housekeeping see fewer.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(leader.status().durable_index.unwrap_or(0) < 15);
+    for i in 15..40 {
+        leader.propose(numbered(i)).await.unwrap();
+    }
+    let flushed = |status: &tidemark_consensus::GroupStatus| status.durable_index.is_some_and(|index| index > 20);
+    leader.wait(PATIENCE, "to flush", flushed).await.unwrap();
+    cluster.stop().await;
+}
+
 /// Checks INV-05: purging went up to what is durable, and what was purged is in the snapshot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_behind_a_purged_log_gets_a_snapshot_with_its_membership() {

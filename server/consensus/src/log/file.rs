@@ -67,7 +67,7 @@ impl Default for FileLogOptions {
             segment_bytes: 64 << 20,
             cache_bytes: 64 << 20,
             queue_bytes: 64 << 20,
-            rewrite_above_bytes: 512 << 20,
+            rewrite_above_bytes: 128 << 20,
             no_space_retry_ms: 200,
             disk: Arc::new(SystemDisk),
             writer: LogWriter::Thread,

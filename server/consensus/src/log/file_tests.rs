@@ -1,11 +1,12 @@
 //! What only a disk can do to the file log: torn writes, damage, failed syncs, no space, and old segments.
 
 use super::conformance_tests::{append, at, entries, save_vote, waiter};
-use super::{FileLog, FileLogOptions, LogError, LogStore, Vote};
+use super::{FileLog, FileLogOptions, LogDisk, LogError, LogFile, LogStore, SystemDisk, Vote};
 use crate::testing::FaultyDisk;
 use crate::types::{Entry, LogPosition, Payload};
 use bytes::Bytes;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -467,4 +468,74 @@ fn appends_of_many_groups_share_syncs() {
     }
     eventually("all appends", || done.load(Ordering::SeqCst) == 50 * 64);
     assert!(log.syncs() < 50 * 64 / 4, "{} syncs", log.syncs());
+}
+
+/// A disk that fails the first read of what lies behind a segment's head; everything else is the system's.
+struct Unreadable(SystemDisk);
+
+struct UnreadableFile(Arc<dyn LogFile>, AtomicU64);
+
+impl LogDisk for Unreadable {
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.create_dir(path)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        self.0.list(dir)
+    }
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        self.0.create(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        Ok(Arc::new(UnreadableFile(self.0.open(path)?, AtomicU64::new(0))))
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.0.sync_dir(dir)
+    }
+}
+
+impl LogFile for UnreadableFile {
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+    fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        match offset > 0 && self.1.fetch_add(1, Ordering::Relaxed) == 0 {
+            true => Err(io::Error::other("the disk failed a read")),
+            false => self.0.read_exact_at(bytes, offset),
+        }
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+}
+
+/// Checks INV-06: what cannot be read is no interrupted write, however empty it looks.
+#[test]
+fn a_failed_read_cuts_nothing_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    let zeros = Entry {
+        position: at(1, 0),
+        payload: Payload::Command(Bytes::from(vec![0; 4_000])),
+    };
+    append(&*log, G, vec![zeros]);
+    log.close();
+    drop(log);
+    let segment = segments(dir.path()).remove(0);
+    let whole = fs::read(&segment).unwrap();
+    let options = FileLogOptions {
+        disk: Arc::new(Unreadable(SystemDisk)),
+        ..FileLogOptions::default()
+    };
+    assert!(matches!(FileLog::open(dir.path(), options), Err(LogError::Io(_))));
+    assert_eq!(fs::read(&segment).unwrap(), whole);
+    assert_eq!(open(dir.path()).unwrap().state(G).last, Some(at(1, 0)));
 }

@@ -113,9 +113,10 @@ fn read_segment(
     }
     let mut at = HEAD_BYTES as u64;
     let mut frames = 0;
+    let mut window = Window::new(segment, size);
     while at < size {
         let expected = *next_frame;
-        match read_frame(segment, at, size, expected) {
+        match read_frame(&mut window, at, expected) {
             Ok((sequence, records, end)) => {
                 for (offset, len, record) in records {
                     replay(segment, offset, len, record, groups);
@@ -124,7 +125,9 @@ fn read_segment(
                 frames += 1;
                 at = end;
             }
-            Err(detail) => {
+            // What cannot be read is not thereby damaged, nor torn.
+            Err(Unreadable::Io(error)) => return Err(error),
+            Err(Unreadable::Damaged(detail)) => {
                 if !last || !is_torn(segment, at, size)? {
                     return Err(segment.damaged(at, detail));
                 }
@@ -178,19 +181,71 @@ fn cut(segment: &Segment, at: u64) -> Result<(), LogError> {
 /// A frame's sequence, its records with their offsets and lengths, and where it ends.
 type Frame = (u64, Vec<(u64, u32, Record)>, u64);
 
-/// Reads the frame at `at` completely before anything of it is replayed. The error says what is wrong with it.
-fn read_frame(segment: &Segment, at: u64, size: u64, expected: Option<u64>) -> Result<Frame, String> {
-    let mut head = [0; FRAME_HEAD_BYTES];
-    if size - at < FRAME_HEAD_BYTES as u64 {
-        return Err("the file ends within a frame head".to_string());
+/// A part of a segment in memory: small frames are many, and a read of the file for each costs more than all else.
+struct Window<'a> {
+    segment: &'a Segment,
+    size: u64,
+    start: u64,
+    bytes: Bytes,
+}
+
+/// What is read at once, unless a frame is larger.
+const WINDOW_BYTES: u64 = 1 << 20;
+
+impl<'a> Window<'a> {
+    fn new(segment: &'a Segment, size: u64) -> Window<'a> {
+        Window {
+            segment,
+            size,
+            start: 0,
+            bytes: Bytes::new(),
+        }
     }
-    read_at(segment, &mut head, at).map_err(|error| error.to_string())?;
+
+    /// The bytes of the file from `at` on, which the caller knows to be there.
+    fn get(&mut self, at: u64, len: u64) -> Result<Bytes, LogError> {
+        let held = self.start..self.start + self.bytes.len() as u64;
+        if at < held.start || at + len > held.end {
+            let whole = len.max(WINDOW_BYTES.min(self.size - at));
+            let mut bytes = vec![0; whole as usize];
+            read_at(self.segment, &mut bytes, at)?;
+            (self.start, self.bytes) = (at, bytes.into());
+        }
+        let from = (at - self.start) as usize;
+        Ok(self.bytes.slice(from..from + len as usize))
+    }
+}
+
+/// Why a frame was not read.
+enum Unreadable {
+    /// The disk did not give it.
+    Io(LogError),
+    /// What is wrong with its bytes.
+    Damaged(String),
+}
+
+impl From<String> for Unreadable {
+    fn from(detail: String) -> Unreadable {
+        Unreadable::Damaged(detail)
+    }
+}
+
+impl From<LogError> for Unreadable {
+    fn from(error: LogError) -> Unreadable {
+        Unreadable::Io(error)
+    }
+}
+
+/// Reads the frame at `at` completely before anything of it is replayed.
+fn read_frame(window: &mut Window<'_>, at: u64, expected: Option<u64>) -> Result<Frame, Unreadable> {
+    let size = window.size;
+    if size - at < FRAME_HEAD_BYTES as u64 {
+        return Err("the file ends within a frame head".to_string().into());
+    }
+    let head = window.get(at, FRAME_HEAD_BYTES as u64)?;
     let (bytes, sequence) = record::decode_frame_head(&head).map_err(|error| error.to_string())?;
     if expected.is_some_and(|expected| expected != sequence) {
-        return Err(format!(
-            "frame {sequence} where frame {} should be",
-            expected.unwrap_or(0)
-        ));
+        return Err(format!("frame {sequence} where frame {} should be", expected.unwrap_or(0)).into());
     }
     let start = at + FRAME_HEAD_BYTES as u64;
     // Planted: what is there of the frame is taken for all of it.
@@ -200,11 +255,9 @@ fn read_frame(segment: &Segment, at: u64, size: u64, expected: Option<u64>) -> R
     };
     // Checked before anything is allocated.
     if u64::from(bytes) > size - start {
-        return Err("the file ends within a frame".to_string());
+        return Err("the file ends within a frame".to_string().into());
     }
-    let mut body = vec![0; bytes as usize];
-    read_at(segment, &mut body, start).map_err(|error| error.to_string())?;
-    let mut rest = Bytes::from(body);
+    let mut rest = window.get(start, u64::from(bytes)).map_err(|error| error.to_string())?;
     let end = start + u64::from(bytes);
     let mut records = Vec::new();
     while !rest.is_empty() {
@@ -305,8 +358,10 @@ fn replay_entry(replay: &mut Replay, entry: &Entry, moved: bool, place: Place) {
         return;
     }
     if !moved {
-        // What stood here or behind was replaced.
-        drop(replay.entries.split_off(&index));
+        // What stood here or behind was replaced. Nearly always that is nothing, and splitting a map costs more than a look.
+        if replay.entries.last_key_value().is_some_and(|(last, _)| *last >= index) {
+            drop(replay.entries.split_off(&index));
+        }
     } else if replay
         .entries
         .get(&index)
