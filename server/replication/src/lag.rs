@@ -6,6 +6,9 @@
 //!              in the peer's             oldest          found by a look, or younger than what was read
 //!              quarantine: `held`
 //! ```
+//! A leader that was cut off from its neighbours does not know what another one has acknowledged since: once its lease is over, its word
+//! is a bound, the time since a quorum heard of it. Else a region whose other nodes cannot be asked would say that nothing is missing.
+//!
 //! What is not known: what lies unread when a leader has just come, until it has looked; that is younger than what the peer has
 //! acknowledged. And what waits in the quarantine where the peer cannot say how old it is; what the peer can never get
 //! any more: then the age of the link is the bound, because nothing that the peer lacks is older.
@@ -20,6 +23,20 @@ pub struct Lag {
     pub ms: u64,
     /// False if that is only an upper bound.
     pub known: bool,
+}
+
+impl Lag {
+    /// The lag as a leader may state it that no quorum has confirmed for that long (zero: it is confirmed). If it was replaced, others
+    /// have acknowledged what it does not see, and nothing of that is older; nor older than the link.
+    pub fn confirmed(self, unconfirmed: Duration, link_age_ms: u64) -> Lag {
+        match unconfirmed.is_zero() {
+            true => self,
+            false => Lag {
+                ms: self.ms.max(millis(unconfirmed).min(link_age_ms)),
+                known: false,
+            },
+        }
+    }
 }
 
 /// The oldest row mutation that is not applied at the peer.
@@ -116,6 +133,17 @@ mod tests {
     }
 
     /// INV-43.
+    #[test]
+    fn a_leader_that_may_have_been_replaced_states_a_bound() {
+        let exact = |ms| Lag { ms, known: true };
+        assert_eq!(exact(5).confirmed(Duration::ZERO, 9_000), exact(5));
+        for (ms, bound) in [(0, 700), (5_000, 5_000)] {
+            let lag = exact(ms).confirmed(Duration::from_millis(700), 9_000);
+            assert_eq!((lag.ms, lag.known), (bound, false));
+        }
+        assert_eq!(exact(0).confirmed(Duration::MAX, 9_000).ms, 9_000);
+    }
+
     #[test]
     fn what_is_not_known_is_never_a_zero() {
         assert_eq!(lag(lacking(0, 0, true)), (0, true));

@@ -204,18 +204,33 @@ impl Replicator {
 
 impl Inner {
     fn node_report(&self) -> NodeReport {
+        let unconfirmed = self.unconfirmed();
         let (now_ms, now) = (self.clock.now_ms(), self.clock.monotonic());
         let views = self.shipper.views();
         NodeReport {
             node: self.catalog.group().status().node.0,
             streams: views
                 .iter()
-                .map(|view| view.report(now_ms, now, self.settings.lag_warn_ms))
+                .map(|view| {
+                    let unconfirmed = unconfirmed.get(&view.tablet).copied().unwrap_or(Duration::MAX);
+                    view.report(now_ms, now, unconfirmed, self.settings.lag_warn_ms)
+                })
                 .collect(),
             links: self.counters.links(),
             incoming: self.incoming(),
             heard: self.receiver.heard(),
         }
+    }
+
+    /// For how long the leadership of each tablet here is not confirmed; zero where it is.
+    fn unconfirmed(&self) -> BTreeMap<u64, Duration> {
+        let of = |tablet: Tablet| {
+            let leadership = tablet.group().leadership();
+            leadership
+                .is_own()
+                .then_some((tablet.descriptor().tablet.0, leadership.unconfirmed))
+        };
+        self.tablets.local().into_iter().filter_map(of).collect()
     }
 
     /// Watermarks of the tablets led here, per link.
@@ -239,10 +254,12 @@ impl Inner {
 
     /// Sets the gauges of this node's links.
     fn show(&self) {
+        let unconfirmed = self.unconfirmed();
         let (now_ms, now) = (self.clock.now_ms(), self.clock.monotonic());
         let mut links: BTreeMap<(String, String), LinkGauges> = BTreeMap::new();
         for view in self.shipper.views() {
-            let report = view.report(now_ms, now, self.settings.lag_warn_ms);
+            let of_leader = unconfirmed.get(&view.tablet).copied().unwrap_or(Duration::MAX);
+            let report = view.report(now_ms, now, of_leader, self.settings.lag_warn_ms);
             let link = links.entry((report.table, report.peer)).or_default();
             link.lag_ms = link.lag_ms.max(report.lag_ms);
             link.lag_unknown_tablets += u64::from(!report.lag_known);

@@ -135,9 +135,10 @@ impl StreamView {
         }
     }
 
-    /// The report at this moment.
-    pub fn report(&self, now_ms: u64, now: Duration, lag_warn_ms: u64) -> StreamReport {
-        let lag = self.lag(now_ms, now);
+    /// The report at this moment, of a leadership that is not confirmed for that long.
+    pub fn report(&self, now_ms: u64, now: Duration, unconfirmed: Duration, lag_warn_ms: u64) -> StreamReport {
+        let link_age_ms = now_ms.saturating_sub(self.lacking.linked_at_ms);
+        let lag = self.lag(now_ms, now).confirmed(unconfirmed, link_age_ms);
         let silent = millis(now.saturating_sub(self.updated_at));
         let cause = match (self.paused, silent > STALLED_MS) {
             (true, _) => Some(Cause::Paused),
@@ -406,7 +407,13 @@ fn leads_in(tablet: &Tablet, term: u64) -> bool {
     tablet.leads() && status.term == term
 }
 
-fn send(parts: &StreamParts, core: &StreamCore, running: &Running, ship: Ship) {
+fn send(parts: &StreamParts, core: &StreamCore, running: &Running, mut ship: Ship) {
+    let leadership = parts.tablet.group().leadership();
+    let unconfirmed = match leadership.is_own() {
+        true => leadership.unconfirmed,
+        false => Duration::MAX,
+    };
+    core.put_confirmed_lag(&mut ship, unconfirmed, parts.clock.now_ms());
     let sends = core.window().message(ship.first_seq).map_or(1, |(_, sends)| sends);
     parts
         .counters

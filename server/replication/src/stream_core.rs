@@ -537,6 +537,17 @@ impl StreamCore {
         let lag = self.lag(now_ms, now);
         (ship.lag_ms, ship.lag_known) = (lag.ms, lag.known);
     }
+
+    /// The same of a leader that no quorum has confirmed for that long.
+    pub fn put_confirmed_lag(&self, ship: &mut Ship, unconfirmed: Duration, now_ms: u64) {
+        let lag = Lag {
+            ms: ship.lag_ms,
+            known: ship.lag_known,
+        };
+        let link_age_ms = now_ms.saturating_sub(self.lacking().linked_at_ms);
+        let lag = lag.confirmed(unconfirmed, link_age_ms);
+        (ship.lag_ms, ship.lag_known) = (lag.ms, lag.known);
+    }
 }
 
 #[cfg(test)]
