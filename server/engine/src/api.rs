@@ -137,6 +137,20 @@ pub trait CellCursor: Send {
     fn visited_bytes(&self) -> u64;
 }
 
+/// What is asked of one row.
+#[derive(Clone, Copy, Debug)]
+pub struct RowParts<'a> {
+    /// Its key.
+    pub row: &'a [u8],
+    /// Families, sorted, each once; none = all.
+    pub families: Option<&'a [FamilyId]>,
+    /// Decides expiry.
+    pub now_micros: i64,
+}
+
+/// Is given cells with the bytes that were visited so far, and says whether it wants more.
+pub type EachCell<'a> = &'a mut dyn FnMut(&CellRef<'_>, u64) -> bool;
+
 /// One tablet's storage. Calls are synchronous; reads may run beside one writer.
 pub trait Engine: Send + Sync {
     /// Starts an atomic write.
@@ -164,6 +178,14 @@ pub trait Engine: Send + Sync {
     /// The same for a thread that must not wait for a disk: it, or its advances, end with [`EngineError::NotInMemory`] where
     /// the answer is not in memtables and caches alone. What was seen before that is true, and incomplete.
     fn read_in_memory(&self, spec: &ReadSpec, now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError>;
+    /// The newest visible cell of each column of a row that is kept ready, in order, until `each` returns false. False, and
+    /// nothing given, where not all of it is kept: read it by [`Engine::read_newest`].
+    fn newest(&self, row: &RowParts<'_>, each: EachCell<'_>) -> bool;
+    /// The same for any row, from the store; and keeps it ready, if it is one that can be. With `in_memory` as
+    /// [`Engine::read_in_memory`].
+    fn read_newest(&self, row: &RowParts<'_>, in_memory: bool, each: EachCell<'_>) -> Result<(), EngineError>;
+    /// Gives up rows that are kept ready, if memory for them is short. To be called every second or so.
+    fn shed_kept(&self);
     /// Adds the numbers among the cells that a read would return; see [`tidemark_base::aggregate`]. Order and limits of rows
     /// count as they do for a read. [`EngineError::Invalid`] where there would be too many groups.
     fn aggregate(&self, spec: &ReadSpec, now_micros: i64, out: &mut Aggregates) -> Result<(), EngineError>;

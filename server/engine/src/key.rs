@@ -125,6 +125,11 @@ pub fn push_version(column_prefix: &mut Vec<u8>, version: i64) {
     column_prefix.extend_from_slice(&(!ordered(version)).to_be_bytes());
 }
 
+/// What all keys of a cell's column begin with, out of the cell's key.
+pub fn column_of(cell_key: &[u8]) -> &[u8] {
+    &cell_key[..cell_key.len().saturating_sub(CELL_BYTES + 1)]
+}
+
 /// A cell's key.
 pub fn cell_key(row: &[u8], family: FamilyId, qualifier: &[u8], version: i64, stamp: Stamp, value: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(row.len() + qualifier.len() + 4 + 4 + 2 + CELL_BYTES);

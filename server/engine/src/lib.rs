@@ -10,6 +10,7 @@
 //! view       facts in, visible cells out: the one read path          R4, R10, R11, O15
 //! reap       which facts may be forgotten: the one judge             R6, R12, O2
 //! due        whether a collection can forget anything at all
+//! kept       rows whose newest cells are kept ready                                INV-12
 //! ops        digests, sweeps, all facts: over either store
 //! rocks      the product: one RocksDB a tablet, node-wide resources shared
 //! series     blocks of cells in columns: the second layout's bytes             docs/formats/series-block.md
@@ -31,6 +32,7 @@
 pub mod api;
 mod cover;
 mod due;
+pub mod kept;
 pub mod key;
 pub mod memory;
 pub mod ops;
@@ -42,7 +44,8 @@ mod source;
 mod view;
 
 pub use api::{
-    CellCursor, Engine, EngineError, FeedRecord, GarbageCut, GarbageReport, RangeDigest, WriteBatch, WriteSize,
+    CellCursor, EachCell, Engine, EngineError, FeedRecord, GarbageCut, GarbageReport, RangeDigest, RowParts,
+    WriteBatch, WriteSize,
 };
 pub use memory::MemoryEngine;
 pub use rocks::{RocksEngine, RocksSettings, RocksShared};

@@ -11,9 +11,11 @@
 //! ```
 
 use crate::api::{
-    CellCursor, Engine, EngineError, FeedRecord, GarbageCut, GarbageReport, RangeDigest, WriteBatch, WriteSize,
+    CellCursor, EachCell, Engine, EngineError, FeedRecord, GarbageCut, GarbageReport, RangeDigest, RowParts,
+    WriteBatch, WriteSize,
 };
 use crate::due::LastCollection;
+use crate::kept::{KeptBatch, KeptBudget, KeptRows};
 use crate::key::{self, RangeTombstone};
 use crate::ops::{self, Edit};
 use crate::reap::{Leftovers, Reaper, Rules};
@@ -34,9 +36,22 @@ use tidemark_runtime::planted::{Bug, planted};
 type Map = Arc<BTreeMap<Bytes, Bytes>>;
 
 /// An engine in memory. Clones share one tablet.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MemoryEngine {
     inner: Arc<Mutex<Inner>>,
+    kept: Arc<KeptRows>,
+}
+
+/// Bytes of kept rows.
+const KEPT_BYTES_MAX: u64 = 1 << 20;
+
+impl Default for MemoryEngine {
+    fn default() -> MemoryEngine {
+        MemoryEngine {
+            inner: Arc::default(),
+            kept: Arc::new(KeptRows::new(KeptBudget::new(KEPT_BYTES_MAX))),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -93,6 +108,7 @@ impl MemoryEngine {
         let mut inner = self.inner.lock();
         inner.now = inner.durable.clone();
         inner.schema = None;
+        self.kept.set_schema(None);
         inner.last_collection.forget();
         inner.unflushed_bytes = 0;
         inner.poisoned = None;
@@ -165,6 +181,18 @@ impl MemoryEngine {
         Ok((report, leftovers, changed))
     }
 
+    fn view(&self, spec: &ReadSpec, now_micros: i64) -> Result<View<MapSource>, EngineError> {
+        let inner = self.inner.lock();
+        let source = MapSource::new(&inner.now.facts);
+        View::new(
+            source,
+            spec,
+            inner.schema.as_deref(),
+            inner.now.ranges.clone(),
+            now_micros,
+        )
+    }
+
     fn facts_source(&self) -> MapSource {
         MapSource::new(&self.inner.lock().now.facts)
     }
@@ -233,6 +261,7 @@ impl FactSource for MapSource {
 
 struct MemoryBatch<'a> {
     engine: &'a MemoryEngine,
+    kept: KeptBatch<'a>,
     ops: Vec<Op>,
     size: WriteSize,
     invalid: Option<String>,
@@ -259,6 +288,7 @@ impl MemoryBatch<'_> {
 impl WriteBatch for MemoryBatch<'_> {
     fn put_cell(&mut self, cell: CellRef<'_>) {
         self.invalid = self.invalid.take().or_else(|| family_zero(cell.family));
+        self.kept.put(&cell);
         let key = key::cell_key(
             cell.row,
             cell.family,
@@ -277,8 +307,12 @@ impl WriteBatch for MemoryBatch<'_> {
 
     fn put_tombstone(&mut self, tombstone: TombstoneRef<'_>) {
         match key::tombstone_key(tombstone) {
-            Some(key) => self.push_fact(key, vec![key::VALUE_TOMBSTONE]),
+            Some(key) => {
+                self.kept.delete(tombstone.row, scoped_family(tombstone));
+                self.push_fact(key, vec![key::VALUE_TOMBSTONE]);
+            }
             None => {
+                self.kept.delete_range();
                 let range = range_tombstone(tombstone);
                 self.size.facts += 1;
                 self.size.bytes += range.key().len();
@@ -354,6 +388,8 @@ impl WriteBatch for MemoryBatch<'_> {
                 }
             }
         }
+        drop(inner);
+        self.kept.finish();
         Ok(())
     }
 }
@@ -361,6 +397,14 @@ impl WriteBatch for MemoryBatch<'_> {
 /// Family 0 is the row level of keys.
 pub(crate) fn family_zero(family: FamilyId) -> Option<String> {
     (family.0 == 0).then(|| "family 0 is never assigned".to_owned())
+}
+
+/// The family of which a tombstone covers a part; none = all of them.
+pub(crate) fn scoped_family(tombstone: TombstoneRef<'_>) -> Option<FamilyId> {
+    match tombstone.scope {
+        Scope::Column { family, .. } | Scope::Family { family } => Some(family),
+        Scope::Row | Scope::RowRange { .. } => None,
+    }
 }
 
 /// A row-range tombstone with its own bytes; any other scope counts as its one row.
@@ -381,6 +425,7 @@ impl Engine for MemoryEngine {
     fn write_batch(&self) -> Box<dyn WriteBatch + '_> {
         Box::new(MemoryBatch {
             engine: self,
+            kept: KeptBatch::begin(&self.kept),
             ops: Vec::new(),
             size: WriteSize::default(),
             invalid: None,
@@ -388,7 +433,8 @@ impl Engine for MemoryEngine {
     }
 
     fn set_schema(&self, schema: Arc<TableSchema>) {
-        self.inner.lock().schema = Some(schema);
+        self.inner.lock().schema = Some(schema.clone());
+        self.kept.set_schema(Some(&schema));
     }
 
     fn state(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -439,20 +485,25 @@ impl Engine for MemoryEngine {
     }
 
     fn read(&self, spec: &ReadSpec, now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError> {
-        let inner = self.inner.lock();
-        let source = MapSource::new(&inner.now.facts);
-        let view = View::new(
-            source,
-            spec,
-            inner.schema.as_deref(),
-            inner.now.ranges.clone(),
-            now_micros,
-        )?;
-        Ok(Box::new(view))
+        Ok(Box::new(self.view(spec, now_micros)?))
+    }
+
+    fn newest(&self, row: &RowParts<'_>, each: EachCell<'_>) -> bool {
+        let schema = self.inner.lock().schema.clone();
+        self.kept.give(row, schema.as_deref(), each)
+    }
+
+    fn read_newest(&self, row: &RowParts<'_>, _in_memory: bool, each: EachCell<'_>) -> Result<(), EngineError> {
+        let view = |spec: &ReadSpec| self.view(spec, row.now_micros);
+        self.kept.read_through(row, view, each)
     }
 
     fn read_in_memory(&self, spec: &ReadSpec, now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError> {
         self.read(spec, now_micros)
+    }
+
+    fn shed_kept(&self) {
+        self.kept.shed();
     }
 
     fn aggregate(&self, spec: &ReadSpec, now_micros: i64, out: &mut Aggregates) -> Result<(), EngineError> {

@@ -2,7 +2,7 @@
 //! RocksDB and a walk over a map in memory.
 
 use crate::api::EngineError;
-use tidemark_base::FamilyId;
+use tidemark_base::{FamilyId, Stamp};
 
 /// Entries of the facts space in key order, from one moment.
 pub(crate) trait FactSource: Send {
@@ -24,6 +24,22 @@ pub(crate) trait FactSource: Send {
     fn place(&self) -> Place {
         Place::CELL
     }
+    /// How many entries from here on are a *run*: cells of one column, newest first, each the only fact of its coordinate, none
+    /// dead, and nothing else among them. 0: not known, so look at the entry. The source stays at the run's first entry until it
+    /// is told to pass.
+    fn run(&mut self) -> usize {
+        0
+    }
+    /// The `n`th cell of the run, from 0: version and stamp; its value is appended to `value`. `None` behind the run.
+    fn run_cell(&self, _n: usize, _value: &mut Vec<u8>) -> Option<(i64, Stamp)> {
+        None
+    }
+    /// Moves over the first `n` entries of the run.
+    fn pass_run(&mut self, n: usize) {
+        (0..n).for_each(|_| self.next());
+    }
+    /// Moves behind the last entry of the run's column, which may go on behind the run.
+    fn pass_column(&mut self) {}
     /// True if the entry, a fact of that family, should be kept in another place of this store by now.
     fn misplaced(&self, _family: FamilyId) -> bool {
         false

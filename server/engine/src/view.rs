@@ -8,6 +8,7 @@
 //!       coordinate         all facts of one (row, family, qualifier, version): the first is the winner; the others
 //!                          only matter for version limits; two with one stamp are corruption (R5)
 //!         -> rank (R11) -> dead (R4) -> expired (R10) -> version range -> latest N -> value -> cells per row -> strip
+//!       run                the same for cells that the source knows to stand alone, without their keys
 //! ```
 //! The source always stands behind the coordinate that was read last, so the current cell is a copy.
 
@@ -41,9 +42,21 @@ pub(crate) struct View<S> {
     row: RowState,
     column: ColumnState,
     cell: CurrentCell,
+    run: Run,
     visited: u64,
     patience: Patience,
     scratch: Vec<u8>,
+}
+
+/// Cells of the current column that need no look at their keys; see [`FactSource::run`].
+#[derive(Default)]
+struct Run {
+    /// How many; 0 while there is no run.
+    cells: usize,
+    /// How many were taken.
+    taken: usize,
+    /// Bytes of the first entry's key, for what is visited.
+    key_bytes: usize,
 }
 
 enum Phase {
@@ -61,6 +74,8 @@ struct RowState {
     row: Vec<u8>,
     cover: Cover,
     cells_returned: u32,
+    /// See [`View::row_is_plain`].
+    plain: bool,
     /// Index into the plan's families, once one was entered.
     family: Option<usize>,
     family_cover: Cover,
@@ -127,10 +142,17 @@ impl<S: FactSource> View<S> {
             row: RowState::default(),
             column: ColumnState::default(),
             cell: CurrentCell::default(),
+            run: Run::default(),
             visited: 0,
             patience: Patience::default(),
             scratch: Vec::new(),
         })
+    }
+
+    /// True if of the row that was entered last nothing was seen but living cells of families whose version limits were never
+    /// raised: then which version is the newest depends on puts and expiry alone.
+    pub(crate) fn row_is_plain(&self) -> bool {
+        self.row.plain
     }
 
     /// Moves to the next row that may hold something; false when there is none.
@@ -215,7 +237,9 @@ impl<S: FactSource> View<S> {
             self.source.seek(&self.row.prefix);
         }
         self.row.cover.clear();
+        self.row.plain = true;
         for tombstone in self.range_tombstones.iter().filter(|t| t.covers_row(&self.row.row)) {
+            self.row.plain = false;
             self.row.cover.add(tombstone.versions, tombstone.stamp);
         }
         self.row.cells_returned = 0;
@@ -225,6 +249,9 @@ impl<S: FactSource> View<S> {
 
     /// Looks at the entry here, which may end the row.
     fn step(&mut self) -> Result<Step, EngineError> {
+        if self.run.cells > 0 {
+            return Ok(self.take());
+        }
         if self.column.done {
             self.skip_column();
         }
@@ -247,6 +274,7 @@ impl<S: FactSource> View<S> {
         }
         match tail.what {
             What::Tombstone { versions, stamp } => {
+                self.row.plain = false;
                 let cover = match tail.level {
                     Level::Row => &mut self.row.cover,
                     Level::Family => &mut self.row.family_cover,
@@ -345,8 +373,18 @@ impl<S: FactSource> View<S> {
             self.column.done = true;
             return Ok(Step::Continue);
         }
+        let cells = if limited { 0 } else { self.source.run() };
         let (key, value) = self.source.entry().expect("the caller has just read this entry");
+        if cells > 0 {
+            self.run = Run {
+                cells,
+                taken: 0,
+                key_bytes: key.len(),
+            };
+            return Ok(Step::Continue);
+        }
         let live = value.first() == Some(&VALUE_LIVE);
+        self.row.plain &= live && family.past_limits.is_empty();
         let dead = !live || killed(&self.row, &self.column, version, stamp, u64::MAX);
         let copied = !dead && version <= self.plan.versions.to && self.needs_value();
         self.cell.value.clear();
@@ -375,6 +413,42 @@ impl<S: FactSource> View<S> {
         self.cell.version = version;
         self.cell.stamp = stamp;
         Ok(Step::Cell)
+    }
+
+    /// The next cell of the run that is returned; at its end, or where no more of the column is wanted, the source goes on
+    /// behind it. Without version limits every cell is judged by itself.
+    fn take(&mut self) -> Step {
+        let Some(family) = self.row.family.map(|at| &self.plan.families[at]) else {
+            return Step::RowEnd;
+        };
+        while !self.column.done {
+            self.cell.value.clear();
+            let Some((version, stamp)) = self.source.run_cell(self.run.taken, &mut self.cell.value) else {
+                self.source.pass_run(self.run.taken);
+                self.run = Run::default();
+                return Step::Continue;
+            };
+            if version < self.plan.versions.from || family.expired(version, self.now_micros) {
+                self.column.done = true;
+                break;
+            }
+            self.run.taken += 1;
+            self.visited += (self.run.key_bytes + self.cell.value.len()) as u64;
+            if killed(&self.row, &self.column, version, stamp, u64::MAX) {
+                continue;
+            }
+            self.column.latest += 1;
+            self.column.done = self.plan.latest.is_some_and(|n| self.column.latest >= n);
+            if self.plan.values.wants(&self.cell.value) {
+                self.cell.version = version;
+                self.cell.stamp = stamp;
+                return Step::Cell;
+            }
+        }
+        self.source.pass_column();
+        self.column.done = false;
+        self.run = Run::default();
+        Step::Continue
     }
 
     fn needs_value(&self) -> bool {
@@ -506,6 +580,7 @@ impl<S: FactSource> CellCursor for View<S> {
 impl<S: FactSource> View<S> {
     fn end_row(&mut self) {
         self.column.done = false;
+        self.run = Run::default();
         self.phase = Phase::NextRow;
         if self.row.cells_returned > 0 {
             self.rows_left -= 1;

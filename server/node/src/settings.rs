@@ -95,6 +95,8 @@ pub struct StorageSection {
     pub block_cache: ByteSize,
     /// Memtables of all tablets together.
     pub memtables: ByteSize,
+    /// Rows whose newest cells are kept ready, all tablets together; 0 = none.
+    pub kept_rows: ByteSize,
     /// Writes are refused while less than this is free on the disk, so that Raft and flushes always find room.
     pub disk_reserve: ByteSize,
     /// A segment of the shared Raft log.
@@ -181,6 +183,7 @@ impl Default for StorageSection {
         StorageSection {
             block_cache: ByteSize::mib(256),
             memtables: ByteSize::mib(256),
+            kept_rows: ByteSize::mib(64),
             disk_reserve: ByteSize::mib(512),
             log_segment: ByteSize::mib(64),
             garbage_interval: "1h".into(),

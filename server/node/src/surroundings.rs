@@ -158,6 +158,8 @@ impl Storage for SystemStorage {
     fn log_options(&self, settings: &Settings) -> FileLogOptions {
         FileLogOptions {
             segment_bytes: settings.typed.storage.log_segment.as_u64(),
+            // A start reads all of it: a group that says little must not hold the log of the others for long.
+            rewrite_above_bytes: settings.typed.storage.log_segment.as_u64().saturating_mul(2),
             disk: self.log_disk(),
             ..FileLogOptions::default()
         }
@@ -166,7 +168,10 @@ impl Storage for SystemStorage {
     fn engines(&self, settings: &Settings, data: &DataDir, clock: &SharedClock) -> Result<Arc<dyn EngineFactory>> {
         let rocks = RocksSettings {
             block_cache_bytes: settings.typed.storage.block_cache.as_u64() as usize,
+            // All of the budget may be one tablet's.
+            memtables_bytes: settings.typed.storage.memtables.as_u64() as usize,
             memtable_bytes: settings.typed.storage.memtables.as_u64() as usize,
+            kept_rows_bytes: settings.typed.storage.kept_rows.as_u64(),
             ..RocksSettings::default()
         };
         let shared = RocksShared::new(rocks).map_err(|e| anyhow!("cannot set up storage: {e}"))?;

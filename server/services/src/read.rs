@@ -1,6 +1,7 @@
 //! Point reads: rows by their keys, from the leaders of their tablets, in one message.
 //!
-//! The newest cells of a few rows are nearly always in memory. They are read on the thread that has the request: handing it to
+//! Rows whose newest cells were asked for before are kept ready, and answered at once, however many they are. The newest cells
+//! of a few other rows are nearly always in memory. They are read on the thread that has the request: handing it to
 //! a thread that may block, and back, costs more than such a read. Where the disk would be asked, or where it turns out to be
 //! much, the read begins anew on a blocking thread.
 
@@ -177,6 +178,9 @@ impl Part<'_> {
             names,
             packed: self.request.packed,
         };
+        if let Some(found) = reading.try_kept() {
+            return Ok(found);
+        }
         if reading.is_short()
             && let Some(found) = reading.try_in_memory()?
         {
@@ -204,6 +208,23 @@ impl Reading {
         self.spec.ranges.len() <= SHORT_ROWS_MAX && versions.is_some_and(|n| n <= SHORT_VERSIONS_MAX)
     }
 
+    /// Reads all of it from rows that are kept ready; `None` if that cannot be, or is too large.
+    fn try_kept(&self) -> Option<Found> {
+        let mut answer = self.answer();
+        let whole = self.replica.read_kept(&self.spec, |cell, _| {
+            answer.push(cell, &self.names);
+            answer.bytes_len() <= ANSWER_BYTES_MAX
+        });
+        whole.then(|| answer.finish())
+    }
+
+    fn answer(&self) -> Answer {
+        match self.packed {
+            true => Answer::Packed(CellsBuilder::new()),
+            false => Answer::Readable(RowsBuilder::default()),
+        }
+    }
+
     /// Reads all of it from memory; `None` if that cannot be, or is much.
     fn try_in_memory(&self) -> Result<Option<Found>> {
         self.gather(true, SHORT_BYTES_MAX)
@@ -216,10 +237,7 @@ impl Reading {
     }
 
     fn gather(&self, in_memory: bool, visited_max: u64) -> Result<Option<Found>> {
-        let mut answer = match self.packed {
-            true => Answer::Packed(CellsBuilder::new()),
-            false => Answer::Readable(RowsBuilder::default()),
-        };
+        let mut answer = self.answer();
         let end = self.replica.read_cells(&self.spec, in_memory, |cell, visited| {
             answer.push(cell, &self.names);
             answer.bytes_len() <= ANSWER_BYTES_MAX && visited <= visited_max

@@ -8,7 +8,8 @@ use tidemark_base::aggregate::Aggregates;
 use tidemark_base::fact::Fact;
 use tidemark_base::{CellRef, FamilyId, ReadSpec, RowRange, TableSchema, TombstoneRef};
 use tidemark_engine::{
-    CellCursor, Engine, EngineError, FeedRecord, GarbageCut, GarbageReport, RangeDigest, WriteBatch, WriteSize,
+    CellCursor, EachCell, Engine, EngineError, FeedRecord, GarbageCut, GarbageReport, RangeDigest, RowParts,
+    WriteBatch, WriteSize,
 };
 
 /// See the module.
@@ -61,6 +62,13 @@ impl Engine for ClosedEngine {
     fn read_in_memory(&self, _spec: &ReadSpec, _now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError> {
         closed()
     }
+    fn newest(&self, _row: &RowParts<'_>, _each: EachCell<'_>) -> bool {
+        false
+    }
+    fn read_newest(&self, _row: &RowParts<'_>, _in_memory: bool, _each: EachCell<'_>) -> Result<(), EngineError> {
+        closed()
+    }
+    fn shed_kept(&self) {}
     fn aggregate(&self, _spec: &ReadSpec, _now_micros: i64, _out: &mut Aggregates) -> Result<(), EngineError> {
         closed()
     }

@@ -21,6 +21,7 @@
 //! | `machine`, `apply` | entries in, one atomic write out |
 //! | `state` | the replicated state beside the facts |
 //! | [`feed`] | what peers are told: docs/formats/feed.md |
+//! | `reading` | walks over cells; rows that are kept ready |
 //! | [`remote`], `stream` | what peers tell: parts, cursors, watermarks |
 //! | [`quarantine`] | remote rows that cannot be applied yet |
 //! | `tokens` | conditional writes take effect once |
@@ -54,6 +55,7 @@ mod operation;
 mod planted;
 mod proposer;
 pub mod quarantine;
+mod reading;
 pub mod remote;
 mod replication_state;
 mod response;
@@ -74,12 +76,13 @@ pub use factory::{EngineFactory, MemoryFactory, RocksFactory};
 pub use feed::FeedEntry;
 pub use operation::read_modify_write::{RULES_MAX, RmwChange, RmwRule};
 pub use quarantine::{Discarded, QuarantineEntry, QuarantinePage};
+pub use reading::ReadEnd;
 pub use remote::{RemoteBatch, RemoteOutcome, RemotePart, UnreadableRecord};
 pub use replication_state::{PeerQuarantine, ReplicationState};
 pub use response::OwnedCell;
 pub use settings::TabletSettings;
 pub use stream::{AHEAD_MAX, StreamId, StreamState};
-pub use tablet::{CheckAndMutate, ReadEnd, ReadModifyWrite, Tablet, TabletOptions, WriteOutcome};
+pub use tablet::{CheckAndMutate, ReadModifyWrite, Tablet, TabletOptions, WriteOutcome};
 pub use time::LogTime;
 pub use tokens::Token;
 // What the handle's signatures name of the layers below, for callers that do not depend on those crates.

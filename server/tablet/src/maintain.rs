@@ -17,15 +17,30 @@ const GC_HURRY: i64 = 60;
 impl Tablet {
     /// One round; one at a time. Errors are logged here: nobody else waits for them, and the next round tries again.
     pub async fn maintain(&self) {
-        self.flush_if_large().await;
+        self.flush_if_due();
+        self.shared().engine().shed_kept();
         self.drain().await;
         self.collect_garbage_if_due().await;
     }
 
-    async fn flush_if_large(&self) {
+    fn flush_if_due(&self) {
         let shared = self.shared();
-        if shared.engine().unflushed_bytes() >= shared.settings.flush_bytes {
+        let bytes = shared.engine().unflushed_bytes();
+        let (now, since) = (
+            self.monotonic_micros(),
+            shared.unflushed_at_micros.load(Ordering::Relaxed),
+        );
+        let late = since != i64::MIN
+            && u64::try_from(now.saturating_sub(since) / 1_000).is_ok_and(|ms| ms >= shared.settings.flush_after_ms);
+        // A flush shows in that less is unflushed than a round ago. Where it fails it is asked for again in the next round.
+        let before = shared.unflushed_seen_bytes.swap(bytes, Ordering::Relaxed);
+        if bytes >= shared.settings.flush_bytes || (bytes > 0 && late) {
             shared.flush_wanted.notify_one();
+        }
+        if bytes == 0 {
+            shared.unflushed_at_micros.store(i64::MIN, Ordering::Relaxed);
+        } else if since == i64::MIN || bytes < before {
+            shared.unflushed_at_micros.store(now, Ordering::Relaxed);
         }
     }
 

@@ -17,6 +17,9 @@ pub struct TabletSettings {
     pub queue_bytes_max: usize,
     /// Unflushed bytes after which `maintain` flushes the engine.
     pub flush_bytes: u64,
+    /// Milliseconds after which `maintain` flushes what it has seen unflushed, however little: a node that starts applies it
+    /// again, for each of its tablets.
+    pub flush_after_ms: u64,
     /// Idempotency tokens remembered; beyond that the oldest is forgotten. 1..=1,000,000 (about 100 bytes of memory each).
     pub tokens_max: u32,
     /// How long a token is remembered, milliseconds, by the clock of the log.
@@ -41,6 +44,7 @@ impl Default for TabletSettings {
             proposals_in_flight_max: 64,
             queue_bytes_max: 32 << 20,
             flush_bytes: 64 << 20,
+            flush_after_ms: 5 * 60 * 1_000,
             tokens_max: 100_000,
             token_ttl_ms: 600_000,
             write_timeout_ms: 10_000,

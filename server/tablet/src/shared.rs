@@ -41,6 +41,10 @@ pub(crate) struct Shared {
     pub(crate) oldest_unacked: Mutex<BTreeMap<RegionId, (u64, u64)>>,
     /// Monotonic time of the last garbage collection, microseconds; `i64::MIN` = none yet.
     pub(crate) gc_at_micros: AtomicI64,
+    /// Monotonic time since when something was seen unflushed, microseconds; `i64::MIN` = nothing is.
+    pub(crate) unflushed_at_micros: AtomicI64,
+    /// How many bytes were, then.
+    pub(crate) unflushed_seen_bytes: AtomicU64,
     /// Rounds of maintenance so far.
     pub(crate) rounds: AtomicU64,
     pub(crate) counters: Counters,
@@ -110,6 +114,8 @@ impl Shared {
             no_space: AtomicBool::new(false),
             oldest_unacked: Mutex::default(),
             gc_at_micros: AtomicI64::new(i64::MIN),
+            unflushed_at_micros: AtomicI64::new(i64::MIN),
+            unflushed_seen_bytes: AtomicU64::new(0),
             rounds: AtomicU64::new(0),
         }
     }

@@ -13,6 +13,7 @@ use crate::operation::read_modify_write::{ReadModifyWriteCommand, RmwRule};
 use crate::operation::{acknowledge_feed, discard, set_schema};
 use crate::proposer::{Proposer, QUEUE_LEN, Request, What};
 use crate::quarantine::{self, Discarded, QuarantinePage};
+use crate::reading::{ReadEnd, Reader};
 use crate::remote::RemoteBatch;
 use crate::replication_state::{PeerQuarantine, ReplicationState};
 use crate::response::{self, OwnedCell};
@@ -29,6 +30,7 @@ use tidemark_base::{
     CellRef, Error, PackedBatch, ReadFilter, ReadSpec, RegionId, Result, RowRange, RowRef, Stamp, TableSchema, limits,
 };
 use tidemark_consensus::{Group, Host, Role};
+use tidemark_engine::kept::asks_for_newest;
 use tidemark_engine::{Engine, EngineError, RangeDigest};
 use tidemark_runtime::{ByteBudget, Metrics, SharedClock, Shutdown, Tasks};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -97,17 +99,6 @@ pub struct ReadModifyWrite {
     pub token: Token,
     /// The writer's epoch (R20); 0 for active-active tables.
     pub epoch: u32,
-}
-
-/// How a walk over a tablet's cells ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadEnd {
-    /// All cells were seen.
-    All,
-    /// Whoever looked at them had enough.
-    Stopped,
-    /// The rest is on disk. What was seen is true; begin anew where waiting is allowed.
-    NotInMemory,
 }
 
 /// A tablet on this node. Clones are the same tablet.
@@ -384,23 +375,33 @@ impl Tablet {
         in_memory: bool,
         mut each: impl FnMut(&CellRef<'_>, u64) -> bool,
     ) -> Result<ReadEnd> {
-        let engine = self.engine();
-        let mut walk = || -> std::result::Result<ReadEnd, EngineError> {
-            let mut cursor = match in_memory {
-                true => engine.read_in_memory(spec, self.now_micros())?,
-                false => engine.read(spec, self.now_micros())?,
-            };
-            while cursor.advance()? {
-                if !each(&cursor.cell(), cursor.visited_bytes()) {
-                    return Ok(ReadEnd::Stopped);
-                }
-            }
-            Ok(ReadEnd::All)
+        let reader = Reader {
+            engine: &*self.engine(),
+            now_micros: self.now_micros(),
+            in_memory,
         };
-        match walk() {
+        let end = match asks_for_newest(spec) {
+            true => reader.newest(spec, &mut each),
+            false => reader.walk(spec, &mut each),
+        };
+        match end {
             Err(EngineError::NotInMemory(_)) if in_memory => Ok(ReadEnd::NotInMemory),
             end => end.map_err(error::engine_error),
         }
+    }
+
+    /// As [`Tablet::read_cells`], from rows that are kept ready alone. False if that is not all; what was given by then is true,
+    /// and incomplete.
+    pub fn read_kept(&self, spec: &ReadSpec, mut each: impl FnMut(&CellRef<'_>, u64) -> bool) -> bool {
+        if !asks_for_newest(spec) {
+            return false;
+        }
+        let reader = Reader {
+            engine: &*self.engine(),
+            now_micros: self.now_micros(),
+            in_memory: true,
+        };
+        reader.kept(spec, &mut each)
     }
 
     /// The clock that decides expiry of reads, microseconds.

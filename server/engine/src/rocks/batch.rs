@@ -4,11 +4,12 @@ use super::RocksEngine;
 use super::engine::{META_STATE, RANGE_STATE};
 use super::shared::SERIES_LAYER;
 use crate::api::{Engine, EngineError, WriteBatch, WriteSize};
+use crate::kept::KeptBatch;
 use crate::key::{self, RangeTombstone};
-use crate::memory::{family_zero, range_tombstone};
+use crate::memory::{family_zero, range_tombstone, scoped_family};
 use crate::series::gathered::Gathered;
 use crate::series::pending::Pending;
-use tidemark_base::{CellRef, FamilyId, Scope, TombstoneRef};
+use tidemark_base::{CellRef, FamilyId, TombstoneRef};
 use tidemark_runtime::planted::{Bug, planted};
 
 /// A batch before its commit.
@@ -30,6 +31,7 @@ pub(super) struct RocksBatch<'a> {
     pub(super) state_keys: Vec<Vec<u8>>,
     pub(super) feed: Vec<FeedChange>,
     pub(super) size: WriteSize,
+    pub(super) kept: KeptBatch<'a>,
     invalid: Option<String>,
     value: Vec<u8>,
 }
@@ -54,6 +56,7 @@ impl<'a> RocksBatch<'a> {
             state_keys: Vec::new(),
             feed: Vec::new(),
             size: WriteSize::default(),
+            kept: KeptBatch::begin(&engine.kept),
             invalid: None,
             value: Vec::new(),
         }
@@ -149,6 +152,7 @@ const TRIMMED_SINGLY_MAX: u64 = 10_000;
 impl WriteBatch for RocksBatch<'_> {
     fn put_cell(&mut self, cell: CellRef<'_>) {
         self.invalid = self.invalid.take().or_else(|| family_zero(cell.family));
+        self.kept.put(&cell);
         if let Some(block_micros) = self.home_of(cell.family).block_micros
             && Pending::suits(&cell)
         {
@@ -181,14 +185,13 @@ impl WriteBatch for RocksBatch<'_> {
     fn put_tombstone(&mut self, tombstone: TombstoneRef<'_>) {
         match key::tombstone_key(tombstone) {
             Some(key) => {
-                let family = match tombstone.scope {
-                    Scope::Column { family, .. } | Scope::Family { family } => family,
-                    Scope::Row | Scope::RowRange { .. } => FamilyId(0),
-                };
-                self.put_fact(family, &key, &[key::VALUE_TOMBSTONE]);
+                let family = scoped_family(tombstone);
+                self.kept.delete(tombstone.row, family);
+                self.put_fact(family.unwrap_or(FamilyId(0)), &key, &[key::VALUE_TOMBSTONE]);
                 self.count(1, key.len() + 1);
             }
             None => {
+                self.kept.delete_range();
                 let range = range_tombstone(tombstone);
                 let key = range_key(&range);
                 self.batch.put_cf(self.engine.state_cf(), &key, [key::VALUE_TOMBSTONE]);

@@ -25,8 +25,11 @@ use super::filter::FilterState;
 use super::series::{SeriesEdits, SeriesRecords, TabletSource};
 use super::shared::{FACTS, FEED, RocksShared, SERIES, SERIES_LAYER, STATE};
 use super::source::RocksSource;
-use crate::api::{CellCursor, Engine, EngineError, FeedRecord, GarbageCut, GarbageReport, RangeDigest, WriteBatch};
+use crate::api::{
+    CellCursor, EachCell, Engine, EngineError, FeedRecord, GarbageCut, GarbageReport, RangeDigest, RowParts, WriteBatch,
+};
 use crate::due::LastCollection;
+use crate::kept::KeptRows;
 use crate::key::{self, RangeTombstone};
 use crate::ops::{self, Edit};
 use crate::reap::{Leftovers, Reaper, Rules};
@@ -87,6 +90,7 @@ pub struct RocksEngine {
     /// One collection at a time, and what the last one left.
     collecting: Mutex<LastCollection>,
     poisoned: Mutex<Option<String>>,
+    pub(super) kept: KeptRows,
     _shared: Arc<RocksShared>,
 }
 
@@ -146,6 +150,7 @@ impl RocksEngine {
             facts_written: AtomicU64::new(0),
             collecting: Mutex::default(),
             poisoned: Mutex::default(),
+            kept: KeptRows::new(shared.kept_rows().clone()),
             _shared: shared.clone(),
         };
         engine.check_format()?;
@@ -337,6 +342,7 @@ impl RocksEngine {
         self.unflushed_bytes
             .fetch_add(batch.size.bytes as u64, Ordering::Relaxed);
         self.facts_written.fetch_add(batch.size.facts as u64, Ordering::Release);
+        batch.kept.finish();
         Ok(())
     }
 
@@ -614,6 +620,7 @@ impl Engine for RocksEngine {
 
     fn set_schema(&self, schema: Arc<TableSchema>) {
         self.schema.store(Some(schema.clone()));
+        self.kept.set_schema(Some(&schema));
         // Whoever sets a schema has committed it; with nothing unflushed it is durable.
         if self.unflushed_bytes() == 0 {
             self.filter.schema.store(Some(schema));
@@ -667,6 +674,21 @@ impl Engine for RocksEngine {
 
     fn read_in_memory(&self, spec: &ReadSpec, now_micros: i64) -> Result<Box<dyn CellCursor + '_>, EngineError> {
         Ok(Box::new(self.view(spec, now_micros, Reach::Memory)?))
+    }
+
+    fn newest(&self, row: &RowParts<'_>, each: EachCell<'_>) -> bool {
+        let schema = self.schema.load();
+        self.kept.give(row, schema.as_deref(), each)
+    }
+
+    fn read_newest(&self, row: &RowParts<'_>, in_memory: bool, each: EachCell<'_>) -> Result<(), EngineError> {
+        let reach = if in_memory { Reach::Memory } else { Reach::Disk };
+        let view = |spec: &ReadSpec| self.view(spec, row.now_micros, reach);
+        self.kept.read_through(row, view, each)
+    }
+
+    fn shed_kept(&self) {
+        self.kept.shed();
     }
 
     fn aggregate(&self, spec: &ReadSpec, now_micros: i64, out: &mut Aggregates) -> Result<(), EngineError> {

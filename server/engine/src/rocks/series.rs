@@ -29,7 +29,7 @@ use std::ffi::CStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tidemark_base::range::prefix_end;
-use tidemark_base::{FamilyId, TableSchema, limits};
+use tidemark_base::{FamilyId, Stamp, TableSchema, limits};
 
 /// Changes of a sweep that are gathered before records are rewritten: some 200 bytes each.
 const EDITS_MAX: usize = 64 << 10;
@@ -233,6 +233,22 @@ impl FactSource for TabletSource<'_> {
         on!(self, source => source.place())
     }
 
+    fn run(&mut self) -> usize {
+        on!(self, source => source.run())
+    }
+
+    fn run_cell(&self, n: usize, value: &mut Vec<u8>) -> Option<(i64, Stamp)> {
+        on!(self, source => source.run_cell(n, value))
+    }
+
+    fn pass_run(&mut self, n: usize) {
+        on!(self, source => source.pass_run(n))
+    }
+
+    fn pass_column(&mut self) {
+        on!(self, source => source.pass_column())
+    }
+
     fn misplaced(&self, family: FamilyId) -> bool {
         on!(self, source => source.misplaced(family))
     }
@@ -430,7 +446,7 @@ mod tests {
     use crate::{Engine, GarbageCut};
     use tidemark_base::aggregate::{AggregateSpec, Aggregates};
     use tidemark_base::schema::Layout;
-    use tidemark_base::{CellRef, FamilySettings, ReadSpec, RegionId, Stamp};
+    use tidemark_base::{CellRef, FamilySettings, ReadSpec, RegionId};
     use tidemark_runtime::ManualClock;
 
     const BLOCK_MICROS: i64 = 100;

@@ -18,6 +18,7 @@ use super::error;
 use super::filter::{FilterFactory, FilterState};
 use super::series;
 use crate::api::EngineError;
+use crate::kept::KeptBudget;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ChecksumType, ColumnFamilyDescriptor, DBCompressionType, Env,
     LogLevel, Options, WriteBufferManager,
@@ -62,6 +63,8 @@ pub struct RocksSettings {
     /// Uncompressed bytes of a block on disk. Keys are long and repetitive, so a bigger block compresses better; scans
     /// are what matters.
     pub block_bytes: usize,
+    /// Rows whose newest cells are kept ready, of all tablets together; 0 = none.
+    pub kept_rows_bytes: u64,
 }
 
 impl Default for RocksSettings {
@@ -74,6 +77,7 @@ impl Default for RocksSettings {
             write_rate_bytes: 0,
             files_open_max: 512,
             block_bytes: 16 << 10,
+            kept_rows_bytes: 64 << 20,
         }
     }
 }
@@ -83,6 +87,7 @@ pub struct RocksShared {
     template: Options,
     cache: Cache,
     write_buffers: WriteBufferManager,
+    kept_rows: Arc<KeptBudget>,
     settings: RocksSettings,
 }
 
@@ -132,6 +137,7 @@ impl RocksShared {
             template: options,
             cache,
             write_buffers,
+            kept_rows: KeptBudget::new(settings.kept_rows_bytes),
             settings,
         }))
     }
@@ -139,6 +145,15 @@ impl RocksShared {
     /// Bytes held by the memtables of all tablets.
     pub fn memtables_bytes(&self) -> u64 {
         self.write_buffers.get_usage() as u64
+    }
+
+    /// Bytes held by rows that are kept ready.
+    pub fn kept_rows_bytes(&self) -> u64 {
+        self.kept_rows.used_bytes()
+    }
+
+    pub(super) fn kept_rows(&self) -> &Arc<KeptBudget> {
+        &self.kept_rows
     }
 
     /// Bytes held by the block cache.

@@ -54,6 +54,10 @@ pub struct Facts {
     expected: usize,
     /// Columns of an earlier use, empty, with the memory that they had.
     spare: Vec<Column>,
+    /// Some fact is a dead marker.
+    dead: bool,
+    /// See [`Facts::is_plain`].
+    plain: bool,
 }
 
 /// A set of more facts than this, or of more bytes of long values, gives its memory back when it is cleared.
@@ -151,6 +155,7 @@ impl Facts {
         self.ticks.clear();
         self.index.clear();
         self.arena.clear();
+        (self.dead, self.plain) = (false, false);
         let room = SPARE_MAX.saturating_sub(self.spare.len());
         for mut column in self.columns.drain(..).take(room) {
             column.qualifier.clear();
@@ -173,6 +178,11 @@ impl Facts {
     /// Where the columns' long values lie.
     pub fn arena(&self) -> &Arena {
         &self.arena
+    }
+
+    /// True for a settled set in which each coordinate has one fact, and none of them is dead. False if that is not known.
+    pub fn is_plain(&self) -> bool {
+        self.plain
     }
 
     /// Number of facts.
@@ -283,6 +293,7 @@ impl Facts {
         for column in segment.columns().iter().filter(wanted) {
             let at = self.column(column.qualifier(), next);
             next = at + 1;
+            self.dead |= column.has_dead();
             let Column { ticks, values, .. } = &mut self.columns[at];
             column.decode(base, ticks, values, &mut self.arena, scratch)?;
         }
@@ -310,6 +321,8 @@ impl Facts {
         if tied {
             self.spread_ties();
         }
+        // A tied version stands twice in the table.
+        self.plain = !self.dead && self.ticks.is_sorted_by(|a, b| a.version < b.version);
     }
 
     /// Sorts the ticks and makes them unique; where that moves some, returns where each went.
@@ -381,6 +394,7 @@ impl Facts {
                     }
                     Fate::Strip => {
                         changed |= slot.dead_digest().is_none();
+                        self.dead = true;
                         let digest = slot
                             .dead_digest()
                             .unwrap_or_else(|| slot.with_bytes(&self.arena, digest));

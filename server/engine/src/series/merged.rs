@@ -1,9 +1,10 @@
 //! Two stores of facts shown as one: cell records and series records.
 
 use crate::api::EngineError;
+use crate::key;
 use crate::source::{FactSource, Place};
 use std::cmp::Ordering;
-use tidemark_base::FamilyId;
+use tidemark_base::{FamilyId, Stamp};
 
 /// Two stores of facts shown as one. What stands in both is shown once, as the first has it.
 pub(crate) struct Merged<A, B> {
@@ -69,6 +70,14 @@ impl<A: FactSource, B: FactSource> Merged<A, B> {
     }
 }
 
+/// True if `other` stands in the column of a cell's entry.
+fn shares_column(cell: Option<(&[u8], &[u8])>, other: Option<(&[u8], &[u8])>) -> bool {
+    match (cell, other) {
+        (Some((cell, _)), Some((other, _))) => other.starts_with(key::column_of(cell)),
+        _ => false,
+    }
+}
+
 impl<A: FactSource, B: FactSource> FactSource for Merged<A, B> {
     fn seek(&mut self, key: &[u8]) {
         self.ended = [false; 2];
@@ -128,6 +137,46 @@ impl<A: FactSource, B: FactSource> FactSource for Merged<A, B> {
 
     fn corruption(&self, what: String) -> EngineError {
         self.a.corruption(what)
+    }
+
+    fn run(&mut self) -> usize {
+        if self.alone {
+            return 0;
+        }
+        // The other's entry is the greater one: outside of the column it is behind all of it.
+        match self.at {
+            At::End | At::Both => 0,
+            At::A if shares_column(self.a.entry(), self.b.entry()) => 0,
+            At::A => self.a.run(),
+            At::B if shares_column(self.b.entry(), self.a.entry()) => 0,
+            At::B => self.b.run(),
+        }
+    }
+
+    fn run_cell(&self, n: usize, value: &mut Vec<u8>) -> Option<(i64, Stamp)> {
+        match self.at {
+            At::End | At::Both => None,
+            At::A => self.a.run_cell(n, value),
+            At::B => self.b.run_cell(n, value),
+        }
+    }
+
+    fn pass_run(&mut self, n: usize) {
+        match self.at {
+            At::End | At::Both => return,
+            At::A => self.a.pass_run(n),
+            At::B => self.b.pass_run(n),
+        }
+        self.select(true);
+    }
+
+    fn pass_column(&mut self) {
+        match self.at {
+            At::End | At::Both => return,
+            At::A => self.a.pass_column(),
+            At::B => self.b.pass_column(),
+        }
+        self.select(true);
     }
 
     fn place(&self) -> Place {

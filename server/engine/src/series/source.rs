@@ -20,7 +20,7 @@ use crate::source::{FactSource, Place};
 use std::cmp::Reverse;
 use tidemark_base::codec::Malformed;
 use tidemark_base::stamp::STAMP_BYTES;
-use tidemark_base::{FamilyId, VersionRange};
+use tidemark_base::{FamilyId, Stamp, VersionRange};
 
 /// Behind the family in a record's key: greater than what a cell or a tombstone has there.
 const KIND_SERIES: u8 = 2;
@@ -234,7 +234,21 @@ struct Open {
     /// The column alone, where the part does not hold everything.
     facts: Option<Facts>,
     column: Option<usize>,
+    cells: usize,
+    /// The facts are plain: entries are the column from its end.
+    plain: bool,
+    /// Of facts that are not plain: the index of each entry.
     order: Vec<u32>,
+}
+
+impl Open {
+    /// Where in the column an entry stands.
+    fn index(&self, cell: usize) -> usize {
+        match self.plain {
+            true => self.cells - 1 - cell,
+            false => self.order[cell] as usize,
+        }
+    }
 }
 
 /// Indexes: of the column, of the part, in the order of its entries.
@@ -338,35 +352,62 @@ impl<B: FactSource> SeriesSource<B> {
             }
             self.records.next();
         }
+        if self.records_failed() {
+            self.group = Group::default();
+            return Ok(false);
+        }
         self.group.close_part(&mut qualifiers);
         self.group.qualifiers = qualifiers.finish();
         Ok(true)
     }
 
+    /// True, and kept for good, if the records ended with an error and not because there are no more: what was loaded is not all,
+    /// and a seek would make the error forgotten.
+    fn records_failed(&mut self) -> bool {
+        if self.failed.is_none() && self.records.entry().is_none() {
+            self.failed = self.records.status().err();
+        }
+        self.failed.is_some()
+    }
+
     /// Opens a column of a part; returns how many cells it has.
     fn open(&mut self, column: usize, part: usize) -> Result<usize, Malformed> {
         if self.open.place == Some((column, part)) {
-            return Ok(self.open.order.len());
+            return Ok(self.open.cells);
         }
         self.open.place = None;
         self.open.facts = None;
-        let qualifier = self.group.qualifiers[column].clone();
         if self.group.parts[part].facts.is_none() {
-            self.unite(part, &qualifier)?;
+            self.unite(part, column)?;
         }
         let facts = self.group.parts[part].facts.as_ref().or(self.open.facts.as_ref());
         let facts = facts.expect("a part is united before it is looked at");
-        self.open.column = facts.find(&qualifier);
+        self.open.column = facts.find(&self.group.qualifiers[column]);
+        self.open.plain = facts.is_plain();
+        self.open.cells = self.open.column.map_or(0, |column| facts.columns()[column].ticks.len());
         self.open.order.clear();
-        if let Some(column) = self.open.column {
+        if let Some(column) = self.open.column.filter(|_| !self.open.plain) {
             put_in_order(facts, &facts.columns()[column], &mut self.open.order);
         }
         self.open.place = Some((column, part));
-        Ok(self.open.order.len())
+        Ok(self.open.cells)
+    }
+
+    /// The open column and the facts that it belongs to.
+    fn opened(&self, part: usize) -> Option<(&Facts, &Column)> {
+        let facts = self
+            .group
+            .parts
+            .get(part)?
+            .facts
+            .as_ref()
+            .or(self.open.facts.as_ref())?;
+        Some((facts, facts.columns().get(self.open.column?)?))
     }
 
     /// Unites a part: whole, if it fits beside what is held, else one column of it.
-    fn unite(&mut self, part: usize, qualifier: &[u8]) -> Result<(), Malformed> {
+    fn unite(&mut self, part: usize, column: usize) -> Result<(), Malformed> {
+        let qualifier = &self.group.qualifiers[column][..];
         let mut facts = std::mem::take(&mut self.spare);
         facts.clear();
         match &self.group.parts[part].held {
@@ -392,6 +433,8 @@ impl<B: FactSource> SeriesSource<B> {
                     self.records.next();
                 }
                 facts.settle();
+                // What was united is not all then; no entry is shown any more.
+                self.records_failed();
             }
         }
         self.open.facts = Some(facts);
@@ -435,12 +478,12 @@ impl<B: FactSource> SeriesSource<B> {
 
     /// Writes the entry of a position that exists, whose column is open.
     fn show(&mut self, place: Position) -> Result<(), Malformed> {
-        let facts = self.group.parts[place.part].facts.as_ref().or(self.open.facts.as_ref());
-        let (Some(facts), Some(column)) = (facts, self.open.column) else {
+        let opened = self.group.parts[place.part].facts.as_ref().or(self.open.facts.as_ref());
+        let (Some(facts), Some(column)) = (opened, self.open.column) else {
             return Err(Malformed("a column that was open is not"));
         };
         let column = &facts.columns()[column];
-        let at = self.open.order[place.cell] as usize;
+        let at = self.open.index(place.cell);
         let tick = facts.ticks()[column.ticks[at] as usize];
         let slot = column.values[at];
         self.value.clear();
@@ -508,7 +551,7 @@ impl<B: FactSource> SeriesSource<B> {
     /// Forward in the open column to the first entry at or behind `target`, or to the next part.
     fn skip_towards(&mut self, target: &[u8]) -> Result<(), Malformed> {
         let Some(at) = self.at else { return Ok(()) };
-        let (mut low, mut high) = (at.cell + 1, self.open.order.len());
+        let (mut low, mut high) = (at.cell + 1, self.open.cells);
         while low < high {
             let cell = low + (high - low) / 2;
             self.show(Position { cell, ..at })?;
@@ -653,9 +696,49 @@ impl<B: FactSource> FactSource for SeriesSource<B> {
         }
     }
 
+    fn run(&mut self) -> usize {
+        match self.at {
+            Some(at) if self.open.plain && self.failed.is_none() => self.open.cells - at.cell,
+            _ => 0,
+        }
+    }
+
+    #[inline]
+    fn run_cell(&self, n: usize, value: &mut Vec<u8>) -> Option<(i64, Stamp)> {
+        let at = self.at.filter(|at| at.cell + n < self.open.cells)?;
+        let (facts, column) = self.opened(at.part)?;
+        let index = self.open.index(at.cell + n);
+        let tick = facts.ticks()[column.ticks[index] as usize];
+        column.values[index].with_bytes(facts.arena(), |bytes| value.extend_from_slice(bytes));
+        Some((tick.version, tick.stamp))
+    }
+
+    fn pass_run(&mut self, n: usize) {
+        if let Some(at) = self.at {
+            let result = self.settle_at(Position {
+                cell: at.cell + n,
+                ..at
+            });
+            self.note(result);
+        }
+    }
+
+    fn pass_column(&mut self) {
+        if let Some(at) = self.at {
+            let result = self.settle_at(Position {
+                column: at.column + 1,
+                part: 0,
+                cell: 0,
+            });
+            self.note(result);
+        }
+    }
+
     fn entry(&self) -> Option<(&[u8], &[u8])> {
         debug_assert!(self.at.is_none() || self.key.len() > STAMP_BYTES + DIGEST_BYTES);
-        self.at.map(|_| (&self.key[..], &self.value[..]))
+        self.at
+            .filter(|_| self.failed.is_none())
+            .map(|_| (&self.key[..], &self.value[..]))
     }
 
     fn status(&self) -> Result<(), EngineError> {

@@ -174,6 +174,10 @@ enum Step {
     Behind(Index, bool),
     SeekBefore(Index),
     SeekLast,
+    /// So much of the run here, if there is one.
+    PassRun(Index),
+    /// Behind the column of the run here, if there is one.
+    PassColumn,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -183,7 +187,59 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (any::<Index>(), any::<bool>()).prop_map(|(at, row)| Step::Behind(at, row)),
         1 => any::<Index>().prop_map(Step::SeekBefore),
         1 => Just(Step::SeekLast),
+        2 => any::<Index>().prop_map(Step::PassRun),
+        1 => Just(Step::PassColumn),
     ]
+}
+
+/// The cells of the run here.
+fn run(source: &mut impl FactSource) -> Vec<(i64, Stamp, Vec<u8>)> {
+    let cell = |n| {
+        let mut value = Vec::new();
+        let (version, stamp) = source.run_cell(n, &mut value)?;
+        Some((version, stamp, value))
+    };
+    let cells: Vec<_> = (0..).map_while(cell).collect();
+    let n = source.run();
+    assert!(n == 0 || n == cells.len(), "{n} cells are said, {} shown", cells.len());
+    if n == 0 { Vec::new() } else { cells }
+}
+
+/// Runs of `series` show what entries of `plain` do; both stand at the same entry before and afterwards.
+fn apply_to_run(step: &Step, plain: &mut MapSource, series: &mut impl FactSource) {
+    let shown = run(series);
+    let Some((key, _)) = here(plain).filter(|_| !shown.is_empty()) else {
+        return;
+    };
+    let column = key::column_of(&key).to_vec();
+    let mut from = MapSource {
+        entries: plain.entries.clone(),
+        at: plain.at,
+    };
+    let entries = std::iter::from_fn(|| {
+        let entry = here(&from);
+        from.next();
+        entry
+    });
+    let of_column: Vec<_> = entries.take_while(|(key, _)| key.starts_with(&column)).collect();
+    for (at, (version, stamp, value)) in shown.iter().enumerate() {
+        let (key, stored) = &of_column[at];
+        let tail = key::parse_tail(&key[key::escaped_len(key).unwrap()..]).unwrap().what;
+        assert!(matches!(tail, What::Cell { version: v, stamp: s } if v == *version && s == *stamp));
+        assert_eq!(stored[..], [&[VALUE_LIVE], &value[..]].concat());
+    }
+    let passed = match step {
+        Step::PassRun(n) => {
+            let n = n.index(shown.len() + 1);
+            series.pass_run(n);
+            n
+        }
+        _ => {
+            series.pass_column();
+            of_column.len()
+        }
+    };
+    (0..passed).for_each(|_| plain.next());
 }
 
 fn apply(step: &Step, keys: &[Vec<u8>], source: &mut impl FactSource) {
@@ -204,6 +260,7 @@ fn apply(step: &Step, keys: &[Vec<u8>], source: &mut impl FactSource) {
         }
         Step::SeekBefore(at) => source.seek_before(&row(&keys[at.index(keys.len())])),
         Step::SeekLast => source.seek_last(),
+        Step::PassRun(_) | Step::PassColumn => {}
     }
 }
 
@@ -276,8 +333,13 @@ proptest! {
         prop_assert_eq!(walk(&mut series), walk(&mut plain));
         let keys: Vec<Vec<u8>> = cells.keys().cloned().collect();
         for step in &steps {
-            apply(step, &keys, &mut plain);
-            apply(step, &keys, &mut series);
+            match step {
+                Step::PassRun(_) | Step::PassColumn => apply_to_run(step, &mut plain, &mut series),
+                _ => {
+                    apply(step, &keys, &mut plain);
+                    apply(step, &keys, &mut series);
+                }
+            }
             prop_assert_eq!(here(&series), here(&plain), "{:?}", step);
         }
     }
@@ -460,6 +522,45 @@ proptest! {
     }
 }
 
+/// What a device writes tick by tick is a run for each column and time block, fresh or packed; a cell record, a tie or a dead
+/// marker in the time block makes it entries.
+#[test]
+fn a_column_of_a_time_block_is_a_run() {
+    let write = |version, hlc, kept| Write {
+        row: b"r".to_vec(),
+        family: 0,
+        version,
+        stamp: Stamp { hlc, ..Stamp::MIN },
+        cells: [(b"p".to_vec(), vec![1; 8]), (b"q".to_vec(), vec![2; 9])].into(),
+        kept,
+    };
+    let runs = |writes: &[Write], cells: &Map| {
+        let records = both(writes).1;
+        let series = SeriesSource::new(MapSource::new(&records), Held::READER);
+        let mut source = Merged::new(MapSource::new(cells), series);
+        source.seek(&[]);
+        let mut lengths = Vec::new();
+        while source.entry().is_some() {
+            let n = run(&mut source).len();
+            lengths.push(n);
+            if n == 0 { source.next() } else { source.pass_run(n) }
+        }
+        lengths
+    };
+    for kept in 0..2 {
+        let mut writes: Vec<Write> = (0..15).map(|version| write(version, 1, kept)).collect();
+        // The newer time block has five, the older one ten.
+        assert_eq!(runs(&writes, &Map::new()), [5, 10, 5, 10]);
+        // A cell record in the first column.
+        let beside = both(&[write(3, 2, kept)]).0;
+        let first: Map = beside.into_iter().take(1).collect();
+        assert_eq!(runs(&writes, &first), [[0; 12].as_slice(), &[4, 5, 10]].concat());
+        writes.push(write(12, 2, kept));
+        let lengths = runs(&writes, &Map::new());
+        assert_eq!(lengths, [[0; 6].as_slice(), &[10], &[0; 6], &[10]].concat());
+    }
+}
+
 #[test]
 fn damage_is_named() {
     let (_, mut records) = both(&[Write {
@@ -482,4 +583,84 @@ fn damage_is_named() {
 fn time_blocks() {
     assert_eq!((time_block(25, 10), time_block(20, 10), time_block(0, 10)), (20, 20, 0));
     assert_eq!(time_block(-1, 10), -10);
+}
+
+/// A store of which one record cannot be read without waiting for a disk.
+struct Cold {
+    inner: MapSource,
+    cold: usize,
+}
+
+impl Cold {
+    fn meets_it(&self) -> bool {
+        self.inner.at == Some(self.cold)
+    }
+}
+
+impl FactSource for Cold {
+    fn seek(&mut self, key: &[u8]) {
+        self.inner.seek(key);
+    }
+
+    fn seek_before(&mut self, key: &[u8]) {
+        self.inner.seek_before(key);
+    }
+
+    fn seek_last(&mut self) {
+        self.inner.seek_last();
+    }
+
+    fn next(&mut self) {
+        self.inner.next();
+    }
+
+    fn entry(&self) -> Option<(&[u8], &[u8])> {
+        if self.meets_it() { None } else { self.inner.entry() }
+    }
+
+    fn status(&self) -> Result<(), EngineError> {
+        match self.meets_it() {
+            true => Err(EngineError::NotInMemory("cold".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    fn corruption(&self, what: String) -> EngineError {
+        self.inner.corruption(what)
+    }
+}
+
+/// A reader that goes on elsewhere must not forget that a group was not loaded to its end.
+#[test]
+fn a_group_that_was_loaded_in_part_is_no_whole_one() {
+    let write = |version, hlc, qualifier: &[u8]| Write {
+        row: b"r".to_vec(),
+        family: 0,
+        version,
+        stamp: Stamp { hlc, ..Stamp::MIN },
+        cells: [(qualifier.to_vec(), b"v".to_vec())].into(),
+        kept: 1,
+    };
+    // What is asked for stands in the older time block alone; the newer one has more than a reader steps over.
+    let mut writes = vec![write(5, 1, b"p")];
+    for version in 10..20 {
+        writes.extend([write(version, 1, b"q"), write(version, 2, b"q")]);
+    }
+    let records = both(&writes).1;
+    assert_eq!(records.len(), 2);
+    let spec = ReadSpec {
+        filter: ReadFilter {
+            qualifier: QualifierFilter::Exact(vec!["p".into()]),
+            ..ReadFilter::default()
+        },
+        ..ReadSpec::default()
+    };
+    let seen = |cold| {
+        let inner = MapSource::new(&records);
+        read(SeriesSource::new(Cold { inner, cold }, Held::READER), &spec, &schema())
+    };
+    assert_eq!(seen(usize::MAX).unwrap().len(), 1, "everything is in memory");
+    for cold in 0..2 {
+        assert!(matches!(seen(cold), Err(EngineError::NotInMemory(_))), "{cold}");
+    }
 }

@@ -269,16 +269,21 @@ pub fn walk(cursor: &mut dyn CellCursor, out: &mut Vec<VisibleCell>) -> Result<(
         let cell = cursor.cell();
         let starts = out.last().is_none_or(|last| last.row != cell.row);
         assert_eq!(cursor.is_row_start(), starts, "row start of {cell:?}");
-        out.push(VisibleCell {
-            row: Bytes::copy_from_slice(cell.row),
-            family: cell.family,
-            qualifier: Bytes::copy_from_slice(cell.qualifier),
-            version: cell.version,
-            stamp: cell.stamp,
-            value: Bytes::copy_from_slice(cell.value),
-        });
+        out.push(visible(&cell));
     }
     Ok(())
+}
+
+/// A cell in the oracle's form.
+pub fn visible(cell: &CellRef<'_>) -> VisibleCell {
+    VisibleCell {
+        row: Bytes::copy_from_slice(cell.row),
+        family: cell.family,
+        qualifier: Bytes::copy_from_slice(cell.qualifier),
+        version: cell.version,
+        stamp: cell.stamp,
+        value: Bytes::copy_from_slice(cell.value),
+    }
 }
 
 /// Adds facts to an engine, in one atomic write.
