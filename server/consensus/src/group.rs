@@ -728,6 +728,9 @@ pub struct Leadership {
     pub ready: bool,
     /// Of a leader: zero while nobody else can lead, because a quorum has heard from this one so lately that it refuses its votes to
     /// others; else how long ago it has. Others may have acknowledged since then, and no longer, what this node does not know.
+    ///
+    /// Known gap: the voter that a leadership is handed to may lead within the old one's lease, and a leader that is cut off just
+    /// then counts as confirmed for the rest of it.
     pub unconfirmed: Duration,
 }
 
